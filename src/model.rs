@@ -1,0 +1,121 @@
+//! The [`WorldModel`] trait: what the simulator needs of a model, whatever its family.
+//!
+//! A [`WorldModel`] is shared, immutable weights. [`WorldModel::open`] starts a [`Rollout`], which holds
+//! one world's memory (KV cache, decoder memory) and makes it grow chunk by chunk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::{Controls, Frame, FrameSize, Result};
+
+/// Facts about a model that do not change while it is loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// The family whose code runs it, for instance `dream`.
+    pub family: String,
+    /// A name for people.
+    pub name: String,
+    /// SHA-256 over the config and the weights, in hexadecimal: saves and replays of other weights are refused.
+    pub sha256: String,
+    /// Native frames per second; one frame is one tick of the controls.
+    pub fps: f32,
+    /// Frames made by one [`Rollout::step`].
+    pub frames_per_chunk: usize,
+    /// The size the model was trained at.
+    pub default_size: FrameSize,
+    /// Width and height must be multiples of this many pixels.
+    pub size_multiple: usize,
+    /// Number of weights.
+    pub parameters: usize,
+    /// Settings the model is shipped with.
+    pub settings: Settings,
+}
+
+/// What a user may change while a world runs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Denoising steps per chunk, 1 to 64.
+    pub steps: usize,
+    /// Denoising steps for a chunk that has no past.
+    pub first_steps: usize,
+    /// Noise level at which the past is remembered, 0 (as made) to 0.5.
+    pub context_noise: f32,
+}
+
+/// Where one chunk's time went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StageTimes {
+    /// Denoising steps.
+    pub denoise: Duration,
+    /// Latents to pixels.
+    pub decode: Duration,
+    /// Writing the finished chunk to the cache, off the path to the screen.
+    pub commit: Duration,
+}
+
+/// Standard normal noise for one chunk, addressed by step so that it does not depend on the order of calls.
+pub trait NoiseSource {
+    /// Fills `out` with the noise of `step` of the present chunk. Step 0 is the start of the diffusion,
+    /// later steps are for samplers that add noise again, [`CONTEXT_NOISE_STEP`] is the context noise.
+    fn fill(&self, step: u32, out: &mut [f32]);
+}
+
+/// The [`NoiseSource`] step that perturbs a finished latent before it is remembered.
+pub const CONTEXT_NOISE_STEP: u32 = u32::MAX;
+
+/// Everything of a [`Rollout`] that decides its future, by name.
+pub type RolloutState = BTreeMap<String, Tensor>;
+
+/// Shared, immutable weights of a world model.
+pub trait WorldModel: Send + Sync {
+    /// Facts about this model.
+    fn info(&self) -> &ModelInfo;
+
+    /// Starts a world of its own memory, with no past and the empty prompt.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] when the model cannot make frames of this size.
+    fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>>;
+}
+
+/// One world's memory, growing chunk by chunk.
+pub trait Rollout: Send {
+    /// The size of the frames it makes.
+    fn size(&self) -> FrameSize;
+
+    /// The prompt for the chunks to come. The past is kept.
+    fn set_prompt(&mut self, prompt: &str) -> Result<()>;
+
+    /// The settings for the chunks to come.
+    fn set_settings(&mut self, settings: Settings);
+
+    /// Appends true frames to the past: a whole number of chunks with their controls, or one image
+    /// (one frame, one control), which counts as a still chunk.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] when a frame has another size or the counts do not fit.
+    fn observe(&mut self, frames: &[Frame], controls: &[Controls], noise: &dyn NoiseSource) -> Result<()>;
+
+    /// Denoises and decodes the next chunk under `controls` (one per frame). The chunk is not part of the
+    /// past before [`Rollout::commit`], so that it reaches the screen first.
+    fn step(&mut self, controls: &[Controls], noise: &dyn NoiseSource) -> Result<Vec<Frame>>;
+
+    /// Makes the chunk of the last [`Rollout::step`] part of the past; nothing to do when there is none.
+    fn commit(&mut self, noise: &dyn NoiseSource) -> Result<()>;
+
+    /// Everything that decides the future but settings and noise. Call after [`Rollout::commit`].
+    fn state(&self) -> Result<RolloutState>;
+
+    /// Continues from [`Rollout::state`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] when the state is not of this model and size.
+    fn set_state(&mut self, state: &RolloutState) -> Result<()>;
+
+    /// Where the time of the last chunk went.
+    fn times(&self) -> StageTimes;
+}
