@@ -107,6 +107,14 @@ pub trait Rollout: Send {
     /// Makes the chunk of the last [`Rollout::step`] part of the past; nothing to do when there is none.
     fn commit(&mut self, noise: &dyn NoiseSource) -> Result<()>;
 
+    /// The frames as the video compression network alone gives them back, encoded and decoded from a fresh
+    /// start: the bound on how well a dream can look. Takes what [`Rollout::observe`] takes and leaves the
+    /// world as it is.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] when a frame has another size or the counts do not fit.
+    fn reconstruct(&mut self, frames: &[Frame], controls: &[Controls]) -> Result<Vec<Frame>>;
+
     /// Everything that decides the future but settings and noise. Call after [`Rollout::commit`].
     fn state(&self) -> Result<RolloutState>;
 
