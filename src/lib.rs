@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod model;
 pub mod simulate;
 pub mod stream;
+pub mod video;
 pub mod voxel;
 
 pub use controls::Controls;
