@@ -1,0 +1,78 @@
+"""Recorded episodes for training: tar shards in WebDataset layout, as `dream data` and the recorder write them."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+MIRROR = np.array([1, -1, 1, 1, -1, 1, 1, 1], np.float32)  # strafe and yaw change sign in a mirror
+
+
+def map_npy(path, offset):
+    """Memory-maps an .npy member of a tar archive."""
+    with open(path, "rb") as f:
+        f.seek(offset)
+        version = np.lib.format.read_magic(f)
+        shape, fortran, dtype = np.lib.format._read_array_header(f, version)
+        if fortran:
+            raise ValueError(f"{path}: arrays must be in C order")
+        return np.memmap(path, dtype, "r", f.tell(), shape)
+
+
+class Episodes:
+    """All episodes of the shards in a folder, frames memory-mapped."""
+
+    def __init__(self, folder):
+        self.items = []
+        for path in sorted(Path(folder).glob("*.tar")):
+            episodes = {}
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    key, kind = member.name.split(".", 1)
+                    if kind.endswith("npy"):
+                        value = map_npy(path, member.offset_data)
+                    else:
+                        value = json.load(tar.extractfile(member))
+                    episodes.setdefault(key, {})[kind] = value
+            self.items += episodes.values()
+        if not self.items:
+            raise SystemExit(f"error: no shards in {folder}: make some with `cargo run --bin dream -- data`")
+
+    def texts(self):
+        """Every distinct caption."""
+        return sorted({t for e in self.items for c in e["json"].get("captions", []) for t in c["texts"]} | {""})
+
+    def clips(self, rng, batch, chunks, per_chunk=2, mirror=True):
+        """A random batch: frames uint8 [B, T, F, 3, H, W], controls float32 [B, T, F, 8], captions [B][T] (str).
+
+        The first frame's controls lead to a frame outside of the clip, so they are not used but kept.
+        """
+        frames, controls, captions = [], [], []
+        n = chunks * per_chunk
+        while len(frames) < batch:
+            e = self.items[rng.integers(len(self.items))]
+            total = len(e["frames.npy"])
+            if total < n:
+                continue
+            at = rng.integers(total - n + 1)
+            f, a = e["frames.npy"][at : at + n], e["actions.npy"][at : at + n].copy()
+            if mirror and rng.random() < 0.5:
+                f, a = f[:, :, ::-1], a * MIRROR[: a.shape[1]]
+            frames.append(np.ascontiguousarray(f.transpose(0, 3, 1, 2)).reshape(chunks, per_chunk, *f.shape[3:], *f.shape[1:3]))
+            controls.append(a.reshape(chunks, per_chunk, -1))
+            captions.append(self._captions(e["json"], at, n, per_chunk, rng))
+        return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(controls)), captions
+
+    @staticmethod
+    def _captions(meta, at, n, per_chunk, rng):
+        segments = meta.get("captions") or [{"tick": 0, "texts": [""]}]
+        chosen = [(s["tick"], s["texts"][rng.integers(len(s["texts"]))]) for s in segments]
+        # a chunk belongs to the scene of its last frame
+        return [next(t for tick, t in reversed(chosen) if tick <= at + i + per_chunk - 1) for i in range(0, n, per_chunk)]
+
+
+def to_float(frames):
+    """uint8 0..255 -> float -1..1."""
+    return frames.float() / 127.5 - 1

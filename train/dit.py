@@ -1,0 +1,173 @@
+"""Trains the diffusion transformer on the latents of a trained VCN.
+
+    python train/dit.py --model models/overworld --data data/train --held-out data/heldout --run runs/dit --minutes 70
+"""
+
+import argparse
+
+import numpy as np
+import torch
+
+import engine
+from data import Episodes, to_float
+from export import load_model
+from model import DiT, rms_norm, rollout
+from text import TextEncoder
+from vcn import psnr
+
+LENGTHS = [(6, 1.0), (6, 1.0), (6, 1.0), (20, 0.3)]  # chunks a clip, share of the batch's clips
+COPIES = 2  # noisy copies of each clip
+CONTEXT_NOISE = 0.25  # the past is remembered at levels 1 - 0.25 to 1
+
+
+def flops(c, chunks, n=64):
+    """FLOP of a training step over this many chunks: context stream up to the last temporal layer, noisy copies."""
+    block = n * (12 * c.dit.width**2 * 2 + 8 * n * c.dit.width)
+    return 3 * chunks * block * (max(c.dit.temporal) + 1 + COPIES * c.dit.layers)
+
+
+class Captions:
+    """Embeds captions once each, with the encoder that ships."""
+
+    def __init__(self, folder, sets):
+        texts = sorted({t for s in sets for t in s.texts()})
+        self.index = {t: i for i, t in enumerate(texts)}
+        self.vectors = torch.from_numpy(TextEncoder(folder).encode(texts))
+
+    def __call__(self, captions):
+        """[B][T] texts -> [B, T, text]."""
+        return self.vectors[torch.tensor([[self.index[t] for t in row] for row in captions])]
+
+
+class Batches:
+    """Latent clips [B, T, N, C] with controls and text, encoded on the fly."""
+
+    def __init__(self, vcn, captions, rng, device):
+        self.vcn, self.captions, self.rng, self.device = vcn, captions, rng, device
+
+    @torch.no_grad()
+    def draw(self, episodes, batch, chunks, mirror=True):
+        frames, controls, captions = episodes.clips(self.rng, batch, chunks, mirror=mirror)
+        x, a = to_float(frames).to(self.device), controls.to(self.device)
+        grid = (x.shape[-2] // self.vcn.c.patch, x.shape[-1] // self.vcn.c.patch)
+        return x, self.vcn.encode(x, a), a, self.captions(captions).to(self.device), grid
+
+
+def noised(x, tau):
+    tau = tau[..., None, None]
+    return tau * x + (1 - tau) * torch.randn_like(x)
+
+
+@torch.no_grad()
+def evaluate(dit, batches, held_out, clips=12):
+    """Held-out latent error from pure noise, turning and other chunks apart; next-chunk PSNR at the shipped steps."""
+    rng, batches.rng = batches.rng, np.random.default_rng(2)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(2)
+    errors, turns, first, mse, copy = [], [], [], [], []
+    level = 1 - dit.c.context_noise
+    for _ in range(clips // 4):
+        x, z, a, text, (h, w) = batches.draw(held_out, 4, 6, mirror=False)
+        context_tau = torch.full(z.shape[:2], level)
+        context = noised(z, context_tau)
+        noisy, tau = torch.randn_like(z), 0.0
+        for after in [(i + 1) / dit.c.steps for i in range(dit.c.steps)]:
+            clean = dit(context, context_tau, noisy, torch.full(z.shape[:2], tau), a, text, h, w)
+            if tau == 0:
+                e = (clean - z).square().mean((2, 3))
+                errors.append(e[:, 2:].flatten())
+                first.append(e[:, 0])
+                turns.append((a[..., 4].abs().mean(-1) >= 1)[:, 2:].flatten())
+            noisy = noisy + (after - tau) / (1 - tau) * (clean - noisy) if after < 1 else clean
+            tau = after
+        # decode every predicted chunk after its true predecessor
+        pairs = torch.stack([z[:, 1:-1], rms_norm(noisy[:, 2:])], 2).flatten(0, 1)
+        y = batches.vcn.decode(pairs, torch.stack([a[:, 1:-1], a[:, 2:]], 2).flatten(0, 1), h, w)[:, 1].clamp(-1, 1)
+        truth = x[:, 2:].flatten(0, 1)
+        mse.append((y - truth).square().mean((1, 2, 3, 4)))
+        copy.append((x[:, 1:-1, -1:].flatten(0, 1) - truth).square().mean((1, 2, 3, 4)))
+    batches.rng = rng
+    torch.random.set_rng_state(state)
+    errors, turns, mse, copy = (torch.cat(v) for v in (errors, turns, mse, copy))
+    return {
+        "turning": errors[turns].mean().item(),
+        "other": errors[~turns].mean().item(),
+        "first": torch.cat(first).mean().item(),
+        "next_psnr": float(np.mean([psnr(m) for m in mse.tolist()])),
+        "copy_psnr": float(np.mean([psnr(m) for m in copy.tolist()])),
+    }
+
+
+@torch.no_grad()
+def sheet(dit, batches, held_out, path, chunks=20):
+    """Draws held-out clips beside free-running rollouts from two true chunks."""
+    from PIL import Image
+
+    rng, batches.rng = batches.rng, np.random.default_rng(3)
+    x, z, a, text, (h, w) = batches.draw(held_out, 4, chunks, mirror=False)
+    batches.rng = rng
+    g = torch.Generator().manual_seed(0)
+    noise, eps = (torch.randn(z.shape, generator=g) for _ in range(2))
+    out = rollout(dit, z[:, :2], a, text, noise, dit.c.steps, dit.c.first_steps, dit.c.context_noise, eps, h, w)
+    y = batches.vcn.decode(out, a, h, w).clamp(-1, 1)
+    pick = [0, 1, 2, 3, 4, 6, 8, 11, 15, 19]
+    rows = [torch.cat([v[i, t, 1] for t in pick if t < chunks], -1) for i in range(len(x)) for v in (x, y)]
+    image = ((torch.cat(rows, -2) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    Image.fromarray(image).save(path)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    engine.arguments(p)
+    p.add_argument("--model", required=True, help="model folder with the exported VCN and text encoder")
+    p.add_argument("--data", nargs="+", required=True, help="folders of shards")
+    p.add_argument("--held-out", required=True)
+    p.add_argument("--batch", type=int, default=8, help="clips of 6 chunks a step, over all processes")
+    args = p.parse_args()
+
+    world = engine.World()
+    torch.manual_seed(args.seed)
+    c, vcn, _ = load_model(args.model, world.device)
+    dit = DiT(c).to(world.device)
+    run = engine.Run(args.run, dit, args, world, flops(c, 6 * args.batch), lr=2e-3)
+    torch.manual_seed(args.seed + 1000 * run.step + world.rank)
+    rng = np.random.default_rng([args.seed, run.step, world.rank])
+    shared = np.random.default_rng([args.seed, run.step])  # draws that all processes must share
+    sets, held_out = [Episodes(d) for d in args.data], Episodes(args.held_out)
+    batches = Batches(vcn, Captions(args.model, [*sets, held_out]), rng, world.device)
+
+    again = None
+    while run.running():
+        if again is None:
+            # the first folder most of the time; the others hold other aspect ratios
+            episodes = sets[0] if rng.random() < 0.9 else sets[rng.integers(len(sets))]
+            chunks, share = LENGTHS[shared.integers(len(LENGTHS))]
+            _, z, a, text, (h, w) = batches.draw(episodes, max(1, round(args.batch * share / world.size)), chunks)
+            text = torch.where(torch.rand(len(z), 1, 1) < 0.1, 0.0, text)
+            past = z
+        else:
+            # the same clips once more, with a part of the past as the model itself saw it: against drift
+            own = torch.rand(z.shape[:2]) < torch.rand(len(z), 1)
+            past = torch.where(own[..., None, None], again, z)
+        context_tau = 1 - CONTEXT_NOISE * torch.rand(z.shape[:2])
+        tau = torch.rand(COPIES * len(z), chunks) ** 1.3
+        tau[: len(z)][torch.rand(len(z), chunks) < 0.5] = 0
+        clean = dit(noised(past, context_tau), context_tau, noised(z.repeat(COPIES, 1, 1, 1), tau), tau, a, text, h, w)
+        error = (clean - z.repeat(COPIES, 1, 1, 1)).square().mean((2, 3))
+        weight = torch.ones_like(error)
+        weight[:, 0] = 0.5
+        loss = (error * weight).sum() / weight.sum()
+        again = rms_norm(clean[: len(z)].detach()) if again is None and run.progress > 0.25 else None
+        run.update(loss, {"loss": loss.item(), "noise": error[: len(z)][tau[: len(z)] == 0].mean().item()})
+        if run.step % 150 == 0 and world.rank == 0:
+            figures = {f"held_{k}": v for k, v in evaluate(run.ema, batches, held_out).items()}
+            print(" ".join(f"{k} {v:.3f}" for k, v in figures.items()), flush=True)
+            run.log(figures)
+    run.save()
+    if world.rank == 0:
+        sheet(run.ema, batches, held_out, run.folder / "rollout.png")
+        engine.plot(args.run, ["loss", "held_turning", "held_other", "held_next_psnr"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""What every training stage shares: processes, optimizer, schedule, checkpoints, log and progress."""
+
+import copy
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from model import Config
+
+
+class World:
+    """This process among all (`torchrun` starts several; alone otherwise)."""
+
+    def __init__(self):
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = int(os.environ.get("RANK", 0))
+        cuda = torch.cuda.is_available()
+        self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")
+        if self.size > 1:
+            dist.init_process_group("nccl" if cuda else "gloo")
+
+    def sum(self, tensors):
+        """Sums the tensors over all processes, in place and in one message."""
+        if self.size > 1:
+            flat = torch._utils._flatten_dense_tensors(tensors)
+            dist.all_reduce(flat)
+            for t, s in zip(tensors, torch._utils._unflatten_dense_tensors(flat, tensors)):
+                t.copy_(s)
+
+
+def orthogonalize(m, steps=4):
+    """The orthogonal factor of a matrix, roughly, by Newton-Schulz iteration (Muon, Jordan et al. 2024)."""
+    x = m / (m.norm() + 1e-7)
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    for _ in range(steps):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x if wide else x.T
+
+
+class Optimizer:
+    """Muon for matrices and convolutions, Adam for the rest. Matrices are shared out over the processes."""
+
+    def __init__(self, model, world, lr):
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self.matrices = [p for n, p in named if p.dim() in (2, 4) and min(p.shape[0], p[0].numel()) > 8]
+        chosen = {id(p) for p in self.matrices}
+        self.rest = [p for _, p in named if id(p) not in chosen]
+        self.world, self.lr = world, lr
+        self.momentum = [torch.zeros_like(p) for p in self.matrices]
+        self.adam = torch.optim.Adam(self.rest, lr=lr, betas=(0.9, 0.99))
+
+    def step(self, scale):
+        """One update with `scale` times the base learning rates; gradients are summed over processes first."""
+        params = self.matrices + self.rest
+        grads = [p.grad for p in params]
+        self.world.sum(grads)
+        if self.world.size > 1:
+            torch._foreach_div_(grads, self.world.size)
+        norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
+        updates = []
+        for i, (p, m) in enumerate(zip(self.matrices, self.momentum)):
+            m.lerp_(p.grad, 0.05)
+            update = torch.zeros_like(p)
+            if i % self.world.size == self.world.rank:
+                g = p.grad.lerp(m, 0.95).flatten(1)
+                # the update's RMS is 0.2 of the learning rate, Adam's usual (Moonlight, Liu et al. 2025)
+                update = (orthogonalize(g) * 0.2 * max(g.shape) ** 0.5).view_as(p)
+            updates.append(update)
+        self.world.sum(updates)
+        torch._foreach_add_([p.data for p in self.matrices], updates, alpha=-self.lr * scale)
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr * scale
+        self.adam.step()
+        self.adam.zero_grad()
+        for p in self.matrices:
+            p.grad = None
+        return float(norm)
+
+    def state_dict(self):
+        return {"momentum": self.momentum, "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state):
+        for m, s in zip(self.momentum, state["momentum"]):
+            m.copy_(s)
+        self.adam.load_state_dict(state["adam"])
+
+
+class Run:
+    """A training run in a folder that survives interruption.
+
+    The schedule goes by the minutes spent training, over all sittings: a warm-up, constant to 60 % of `minutes`, then
+    down to 2 %. `state.pt` is written every five minutes and at the end; the same command resumes from it.
+    """
+
+    def __init__(self, folder, model, args, world, flops_per_step, lr):
+        self.folder, self.model, self.args, self.world = Path(folder), model, args, world
+        self.flops_per_step = flops_per_step
+        self.optimizer = Optimizer(model, world, lr)
+        self.ema = copy.deepcopy(model).requires_grad_(False)
+        self.step, self.elapsed, self.flops = 0, 0.0, 0.0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = self.folder / "state.pt"
+        if state.exists():
+            s = torch.load(state, map_location=world.device, weights_only=False)
+            model.load_state_dict(s["model"])
+            self.ema.load_state_dict(s["ema"])
+            self.optimizer.load_state_dict(s["optimizer"])
+            self.step, self.elapsed, self.flops = s["step"], s["elapsed"], s["flops"]
+        self.begin = self.saved = time.time()
+        self.before = self.elapsed
+
+    @property
+    def progress(self):
+        by_time = self.elapsed / (60 * self.args.minutes)
+        return max(by_time, self.step / self.args.max_steps) if self.args.max_steps else by_time
+
+    def running(self):
+        """False at the end of the schedule; processes agree on it."""
+        flag = torch.tensor([float(self.progress < 1)])
+        self.world.sum([flag])
+        return flag.item() == self.world.size
+
+    def update(self, loss, parts):
+        """Backpropagates, steps, logs; `parts` are named figures to print."""
+        loss.backward()
+        rate = min(1, (self.step + 1) / 20, max(0.02, (1 - self.progress) / 0.4))
+        norm = self.optimizer.step(rate)
+        with torch.no_grad():
+            decay = min(0.99, self.step / (self.step + 10))
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        self.step += 1
+        now = time.time()
+        self.elapsed = self.before + now - self.begin
+        self.flops += self.flops_per_step
+        if self.world.rank == 0 and (self.step % 10 == 0 or self.step <= 3):
+            rate = self.flops_per_step * self.step / max(self.elapsed, 1) / 1e9
+            figures = " ".join(f"{k} {v:.4f}" for k, v in parts.items())
+            left = self.args.minutes - self.elapsed / 60
+            print(f"step {self.step} {figures} norm {norm:.2f} {rate:.0f} GFLOP/s {self.flops:.2e} FLOP, {left:.0f} min left", flush=True)
+            self.log(parts)
+        if now - self.saved > 300:
+            self.save()
+
+    def log(self, figures):
+        with open(self.folder / "log.jsonl", "a") as f:
+            f.write(json.dumps({"step": self.step, "minutes": self.elapsed / 60, "flops": self.flops, **figures}) + "\n")
+
+    def save(self):
+        self.saved = time.time()
+        if self.world.rank == 0:
+            s = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
+                 "step": self.step, "elapsed": self.elapsed, "flops": self.flops}  # fmt: skip
+            torch.save(s, self.folder / "state.tmp")
+            os.replace(self.folder / "state.tmp", self.folder / "state.pt")
+
+
+def arguments(parser):
+    """The options that every stage has."""
+    parser.add_argument("--run", required=True, help="folder of the run; the same folder resumes")
+    parser.add_argument("--minutes", type=float, default=60, help="length of the schedule in minutes of training")
+    parser.add_argument("--max-steps", type=int, default=0, help="end the schedule after this many steps, if sooner")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--config", help="config.json of another model size; default: overworld")
+
+
+def config(args):
+    """The model's config."""
+    return Config.from_dict(json.load(open(args.config))) if args.config else Config()
+
+
+def plot(folder, keys):
+    """Draws the logged figures against FLOPs into curve.png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [json.loads(line) for line in open(Path(folder) / "log.jsonl")]
+    fig, axes = plt.subplots(1, len(keys), figsize=(4 * len(keys), 3))
+    for ax, key in zip(axes if len(keys) > 1 else [axes], keys):
+        points = [(r["flops"], r[key]) for r in rows if key in r]
+        ax.plot(*zip(*points) if points else ([], []))
+        ax.set(title=key, xlabel="FLOP", xscale="log")
+    fig.tight_layout()
+    fig.savefig(Path(folder) / "curve.png", dpi=90)
+    plt.close(fig)

@@ -1,0 +1,103 @@
+"""Writes a model folder that the runtime loads, and parity fixtures for its tests.
+
+    python train/export.py --model models/overworld --vcn runs/vcn --dit runs/dit
+    python train/export.py --fixture tests/fixtures/parity
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from model import VCN, Config, DiT, TrunkConfig, rollout
+
+
+def load_model(folder, device="cpu"):
+    """Config, VCN and DiT (None when there is none yet) of a model folder, for inference."""
+    folder = Path(folder)
+    c = Config.from_dict(json.loads((folder / "config.json").read_text()))
+    models = []
+    for name, kind in (("vcn", VCN), ("dit", DiT)):
+        path = folder / f"{name}.safetensors"
+        model = None
+        if path.exists():
+            model = kind(c)
+            model.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+            model = model.to(device).eval().requires_grad_(False)
+        models.append(model)
+    return c, *models
+
+
+def write(folder, c, states, dtype=torch.float16):
+    """Writes config.json and NAME.safetensors for each state dict."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(c.to_dict(), indent=1) + "\n")
+    for name, state in states.items():
+        state = {k: v.detach().to(dtype).contiguous().cpu() for k, v in state.items()}
+        if not all(v.isfinite().all() for v in state.values()):
+            raise SystemExit(f"error: {name} holds numbers that are not finite")
+        save_file(state, folder / f"{name}.safetensors")
+
+
+def fixture(folder, model=None):
+    """A rollout of 64 frames, stage by stage: of a small model with random weights, or of the model in a folder."""
+    torch.manual_seed(0)
+    if model is None:
+        trunk = dict(width=32, heads=2)
+        c = Config(name="parity", width=48, height=32, latent=8, cond=16, stem=16, text=12, steps=2, first_steps=3,
+                   encoder=TrunkConfig(layers=1, temporal=[], offsets=[], **trunk),
+                   decoder=TrunkConfig(layers=2, temporal=[0, 1], offsets=[1], **trunk),
+                   dit=TrunkConfig(layers=3, temporal=[0, 1], offsets=[1, 2, 5, 9], **trunk))  # fmt: skip
+        vcn, dit = VCN(c), DiT(c)
+        for p in [*vcn.parameters(), *dit.parameters()]:
+            p.data += 0.05 * torch.randn_like(p)
+        write(folder, c, {"vcn": vcn.state_dict(), "dit": dit.state_dict()}, torch.float32)
+    else:
+        c, vcn, dit = load_model(model)
+    h, w, f, chunks, seen = c.height // c.patch, c.width // c.patch, c.frames_per_chunk, 64 // c.frames_per_chunk, 2
+    frames = torch.rand(1, seen, f, 3, c.height, c.width) * 2 - 1
+    a = torch.zeros(1, chunks, f, c.controls)
+    a[..., 0] = torch.randint(-1, 2, (chunks // 4,)).repeat_interleave(4)[None, :, None]
+    a[..., 1] = torch.randint(-1, 2, (chunks // 4,)).repeat_interleave(4)[None, :, None]
+    a[..., 2:4] = (torch.rand(1, chunks, 1, 2) > 0.7).float()
+    a[..., 4] = 6 * torch.randn(1, chunks // 4, 1).repeat_interleave(4, 1).clamp(-1, 1)
+    a[..., 5] = torch.randn(1, chunks, 1)
+    text = torch.randn(1, 2, c.text).repeat_interleave(chunks // 2, 1)
+    text = text / text.norm(dim=-1, keepdim=True)
+    noise, eps = torch.randn(1, chunks, h * w, c.latent), torch.randn(1, chunks, h * w, c.latent)
+    with torch.no_grad():
+        first = vcn.encode(frames, a[:, :seen])
+        latents = rollout(dit, first, a, text, noise, c.steps, c.first_steps, c.context_noise, eps, h, w)
+        a3, text3, noise3, eps3 = (v[:, :3] for v in (a, text, noise, eps))
+        alone = rollout(dit, first[:, :0], a3, text3, noise3, c.steps, c.first_steps, c.context_noise, eps3, h, w)
+        case = {
+            "frames": frames[0], "controls": a[0], "text": text[0], "noise": noise[0], "context_eps": eps[0],
+            "encoded": first[0], "latents": latents[0], "decoded": vcn.decode(latents, a, h, w)[0],
+            "latents_no_past": alone[0],
+        }  # fmt: skip
+    save_file({k: v.contiguous() for k, v in case.items()}, Path(folder) / "case.safetensors")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--model", help="model folder to write")
+    p.add_argument("--vcn", help="run of the VCN")
+    p.add_argument("--dit", help="run of the DiT")
+    p.add_argument("--config", help="config.json, if not overworld's")
+    p.add_argument("--fixture", help="folder to write a parity fixture to: of --model if given, else of a small random one")
+    args = p.parse_args()
+    if args.vcn or args.dit:
+        runs = {"vcn": args.vcn, "dit": args.dit}
+        states = {n: torch.load(Path(r) / "state.pt", map_location="cpu", weights_only=False)["ema"] for n, r in runs.items() if r}
+        c = Config.from_dict(json.loads(Path(args.config).read_text())) if args.config else Config()
+        write(args.model, c, states)
+    if args.fixture:
+        Path(args.fixture).mkdir(parents=True, exist_ok=True)
+        fixture(args.fixture, args.model)
+
+
+if __name__ == "__main__":
+    main()

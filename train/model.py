@@ -1,0 +1,399 @@
+"""The overworld model, once: a video compression network (VCN) and a block-causal diffusion transformer (DiT).
+
+Shapes: B clips, T chunks, N = h*w tokens of a chunk's latent grid, D channels. A chunk is `frames_per_chunk`
+frames and their controls. Runtime twin: `src/model/` (state_dict names are the safetensors keys there).
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+MOTION = 6  # yaw, pitch, forward, right, jump, 1: what the flow bias is linear in
+WALK, SPRINT = 0.215, 1.5  # blocks a tick, factor
+FOCAL = 88.09 / 128  # focal length over the square root of the frame's area
+
+
+@dataclass
+class TrunkConfig:
+    """A stack of transformer blocks."""
+
+    width: int = 256
+    heads: int = 4
+    layers: int = 8
+    temporal: list[int] = field(default_factory=lambda: [1, 3, 5])  # layers that also see earlier chunks
+    offsets: list[int] = field(default_factory=lambda: [1, 2, 3, 5, 8, 12, 18])  # how many chunks back
+
+
+@dataclass
+class Config:
+    """Everything that decides shapes; `config.json` of a model folder."""
+
+    family: str = "dream"
+    name: str = "overworld"
+    width: int = 128  # pixels, the size trained at
+    height: int = 128
+    fps: float = 20.0
+    patch: int = 16  # pixels across a token
+    frames_per_chunk: int = 2
+    controls: int = 8  # numbers a tick
+    text: int = 384
+    latent: int = 32
+    cond: int = 128
+    stem: int = 64  # channels of the convolutional part of the VCN, at a quarter of the frame's size
+    encoder: TrunkConfig = field(default_factory=lambda: TrunkConfig(layers=2, temporal=[], offsets=[]))
+    decoder: TrunkConfig = field(default_factory=lambda: TrunkConfig(layers=4, temporal=[0, 1, 2, 3], offsets=[1]))
+    dit: TrunkConfig = field(default_factory=TrunkConfig)
+    steps: int = 2
+    first_steps: int = 8
+    context_noise: float = 0.1
+
+    @classmethod
+    def from_dict(cls, d):
+        trunks = {k: TrunkConfig(**d[k]) for k in ("encoder", "decoder", "dit")}
+        return cls(**{**d, **trunks})
+
+    to_dict = asdict
+
+
+def rms_norm(x):
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+
+def modulate(x, shift, scale):
+    return rms_norm(x) * (1 + scale) + shift
+
+
+# --- geometry ---------------------------------------------------------------------------------------------------------
+
+
+def camera(controls):
+    """Dead-reckoned camera [..., T, 5] (yaw, pitch in radians; x, z in blocks; jumps) at the end of every chunk.
+
+    controls [..., T, ticks, 8] as in `Controls::to_vector`.
+    """
+    a = controls.flatten(-3, -2)
+    yaw = torch.deg2rad(a[..., 4]).cumsum(-1)
+    pitch = torch.deg2rad(a[..., 5]).cumsum(-1)
+    speed = WALK * (1 + (SPRINT - 1) * a[..., 2])
+    forward, right = a[..., 0] * speed, a[..., 1] * speed
+    x = (forward * yaw.sin() + right * yaw.cos()).cumsum(-1)
+    z = (forward * yaw.cos() - right * yaw.sin()).cumsum(-1)
+    cam = torch.stack([yaw, pitch, x, z, a[..., 3].cumsum(-1)], -1)
+    return cam[..., controls.shape[-2] - 1 :: controls.shape[-2], :]
+
+
+def motion(now, then):
+    """Camera motion [..., MOTION] from camera `then` to `now`, seen from `now`."""
+    d = now - then
+    limit = math.radians(60)
+    turn = torch.tan(d[..., :2].clamp(-limit, limit))
+    sin, cos = now[..., 0].sin(), now[..., 0].cos()
+    forward = d[..., 2] * sin + d[..., 3] * cos
+    right = d[..., 2] * cos - d[..., 3] * sin
+    return torch.stack([turn[..., 0], turn[..., 1], forward, right, d[..., 4], torch.ones_like(forward)], -1)
+
+
+def grid_positions(h, w, patch, device=None):
+    """Token centres [N, 2] (x right, y down) in focal lengths from the middle, and the focal length in tokens."""
+    focal = FOCAL * math.sqrt(h * w)
+    y, x = torch.meshgrid(torch.arange(h, device=device) + 0.5, torch.arange(w, device=device) + 0.5, indexing="ij")
+    return torch.stack([(x - w / 2) / focal, (y - h / 2) / focal], -1).reshape(-1, 2), focal
+
+
+def rope_tables(h, w, head_dim, device=None):
+    """cos, sin [N, head_dim/2] of a 2-D rotary embedding: a half of the pairs turns with x, the other with y."""
+    n = head_dim // 4
+    freqs = 100.0 ** (-torch.arange(n, device=device) / n)
+    y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
+    angles = torch.cat([x.reshape(-1, 1) * freqs, y.reshape(-1, 1) * freqs], -1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, rope):
+    """x [..., N, heads, head_dim], pairs (i, i + head_dim/2)."""
+    cos, sin = (t.unsqueeze(1) for t in rope)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class Flow(nn.Module):
+    """Attention bias from camera motion to a cached chunk: -alpha |pos_k - target_q|^2 + slot.
+
+    The target of a query is where its content was, a displacement linear in the motion; for a rotation and for a
+    ground plane it is a quadratic polynomial of the image position, hence the basis. Heads differ in depth.
+    """
+
+    def __init__(self, heads, slots):
+        super().__init__()
+        weight = torch.zeros(heads, MOTION, 6, 2)  # basis 1, x, y, x^2, xy, y^2
+        weight[:, 0, 0, 0] = weight[:, 0, 3, 0] = weight[:, 0, 4, 1] = 1  # yaw right: content came from the right
+        weight[:, 1, 0, 1] = weight[:, 1, 5, 1] = weight[:, 1, 4, 0] = -1  # pitch up: content came from above
+        for head in range(heads // 2):  # half of the heads start on the ground plane, the others far away
+            weight[head, 2, 4, 0] = weight[head, 2, 5, 1] = -0.3
+            weight[head, 3, 2, 0] = 0.3
+        self.weight = nn.Parameter(weight)
+        self.log_alpha = nn.Parameter(torch.linspace(math.log(2), math.log(0.3), heads))
+        self.slot = nn.Parameter(torch.zeros(heads, slots))
+
+    def forward(self, motion, pos, focal):
+        """motion [..., S, MOTION] to each of S slots -> bias [..., heads, N, S, N]."""
+        x, y = pos.unbind(-1)
+        basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], -1)
+        shift = torch.einsum("...sm,hmbc,nb->...hnsc", motion, self.weight, basis)
+        target = focal * (pos[:, None, :] + shift)
+        key = focal * pos
+        alpha = self.log_alpha.exp()[:, None, None]
+        q = torch.cat([2 * alpha[..., None] * target, -alpha[..., None].expand(*target.shape[:-1], 1)], -1)
+        k = torch.cat([key, key.square().sum(-1, keepdim=True)], -1)
+        return q @ k.T + (self.slot[:, None, : motion.shape[-2]] - alpha * target.square().sum(-1)).unsqueeze(-1)
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A DiT block (Peebles & Xie 2023, adaLN-Zero) with QK-norm, whose attention may also see earlier chunks."""
+
+    def __init__(self, c: TrunkConfig, cond, temporal):
+        super().__init__()
+        self.heads, self.head_dim = c.heads, c.width // c.heads
+        self.ada = nn.Linear(cond, 6 * c.width)
+        self.qkv = nn.Linear(c.width, 3 * c.width, bias=False)
+        self.q_norm = nn.Parameter(torch.ones(self.head_dim))
+        self.k_norm = nn.Parameter(torch.ones(self.head_dim))
+        self.proj = nn.Linear(c.width, c.width, bias=False)
+        self.fc1 = nn.Linear(c.width, 4 * c.width)
+        self.fc2 = nn.Linear(4 * c.width, c.width)
+        self.flow = Flow(c.heads, len(c.offsets)) if temporal else None
+        nn.init.zeros_(self.ada.weight)
+        nn.init.zeros_(self.ada.bias)
+        with torch.no_grad():  # gates start at one, so that no layer has to wake up first
+            self.ada.bias.view(6, -1)[[2, 5]] = 1
+
+    def keys(self, x, ada, rope):
+        """q, k, v [..., N, heads, head_dim] of the modulated input."""
+        h = modulate(x, ada[0], ada[1])
+        q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, self.head_dim)).unbind(-3)
+        return rotate(rms_norm(q) * self.q_norm, rope), rotate(rms_norm(k) * self.k_norm, rope), v
+
+    def forward(self, x, cond, rope, memory=None):
+        """x [..., N, D], cond [..., cond]; memory(k, v) -> earlier keys, values [..., S, N, heads, head_dim] and the
+        flow bias [..., heads, N, S*N]."""
+        ada = self.ada(cond).unsqueeze(-2).chunk(6, -1)
+        q, k, v = self.keys(x, ada, rope)
+        q, k, v = (t.transpose(-2, -3) for t in (q, k, v))  # [..., heads, N, head_dim]
+        scores = q @ k.transpose(-1, -2) * self.head_dim**-0.5
+        if memory is not None:
+            mk, mv, bias = memory(k, v)
+            past = q @ mk.transpose(-1, -2) * self.head_dim**-0.5 + bias
+            scores, v = torch.cat([scores, past], -1), torch.cat([v, mv], -2)
+        o = (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)
+        x = x + ada[2] * self.proj(o)
+        h = F.gelu(self.fc1(modulate(x, ada[3], ada[4])), approximate="tanh")
+        return x + ada[5] * self.fc2(h)
+
+
+class Trunk(nn.ModuleList):
+    """Blocks over [B, T, N, D], causal over T through their temporal layers."""
+
+    def __init__(self, c: TrunkConfig, cond):
+        super().__init__([Block(c, cond, layer in c.temporal) for layer in range(c.layers)])
+        self.offsets = c.offsets
+        self.last_temporal = max(c.temporal, default=-1)
+
+    def forward(self, x, cond, rope, cam, pos, focal, clean=None):
+        """x [B, T, N, D], cond [B, T, cond], cam [B', T, 5].
+
+        Every chunk sees the chunks `offsets` before it. With `clean` = B', the first B' rows are the clean stream,
+        whose keys and values serve as the past of all rows (several noisy copies of the same clips follow); they are
+        dropped after the last temporal layer.
+        """
+        b, t = x.shape[:2]
+        streams = 1 if clean is None else b // clean
+        offsets = [o for o in self.offsets if o < t]
+        if offsets:
+            pad = max(offsets)
+            # the chunk `offset` back, by index into the padded past; padding is masked
+            index = torch.arange(t, device=x.device)[:, None] + pad - torch.tensor(offsets, device=x.device)
+            missing = (index < pad).repeat_interleave(x.shape[2], -1)  # [T, S*N]
+            then = F.pad(cam, (0, 0, pad, 0))[:, index]
+            moved = motion(cam[:, :, None], then)  # [B', T, S, MOTION]
+
+        def memory(block):
+            bias = block.flow(moved, pos, focal).flatten(-2).masked_fill(missing[:, None, None], float("-inf"))
+
+            def recall(k, v):
+                k, v = (F.pad(s[: len(cam)], (0, 0, 0, 0, 0, 0, pad, 0))[:, index] for s in (k, v))
+                k, v = (s.permute(0, 1, 3, 2, 4, 5).flatten(3, 4) for s in (k, v))  # [B', T, heads, S*N, head_dim]
+                return tuple(s.repeat(streams, 1, 1, 1, 1) for s in (k, v, bias))
+
+            return recall
+
+        for layer, block in enumerate(self):
+            x = block(x, cond, rope, memory(block) if block.flow is not None and offsets else None)
+            if layer == self.last_temporal and clean is not None:
+                x, cond, streams = x[clean:], cond[clean:], streams - 1
+        return x
+
+
+class ResBlock(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c, c, 3, padding=1)
+        self.conv2 = nn.Conv2d(c, c, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+def control_features(controls):
+    """[..., ticks, 8] -> [..., ticks*8], looks in units of 10 degrees."""
+    scale = torch.ones(controls.shape[-1], device=controls.device)
+    scale[4:6] = 0.1
+    return (controls * scale).flatten(-2)
+
+
+# --- video compression network ----------------------------------------------------------------------------------------
+
+
+class VCN(nn.Module):
+    """Frames <-> latents: 16x16 pixels x 2 frames become one token of 32 numbers of unit RMS. The decoder also attends
+    to its features of the chunk before and knows the controls, so that motion inside a chunk comes back."""
+
+    def __init__(self, c: Config):
+        super().__init__()
+        self.c = c
+        self.sub = c.patch // 4  # tokens are sub x sub cells of 4 x 4 pixels
+        cell, token = 16 * 3 * c.frames_per_chunk, self.sub**2 * c.stem
+        self.enc_in = nn.Linear(cell, c.stem)
+        self.enc_res = nn.ModuleList([ResBlock(c.stem) for _ in range(2)])
+        self.enc_token = nn.Linear(token, c.encoder.width)
+        self.enc_control = nn.Linear(c.controls * c.frames_per_chunk, c.cond)
+        self.enc_blocks = Trunk(c.encoder, c.cond)
+        self.enc_out = nn.Linear(c.encoder.width, c.latent)
+        self.dec_in = nn.Linear(c.latent, c.decoder.width)
+        self.dec_control = nn.Linear(c.controls * c.frames_per_chunk, c.cond)
+        self.dec_blocks = Trunk(c.decoder, c.cond)
+        self.dec_token = nn.Linear(c.decoder.width, token)
+        self.dec_res = nn.ModuleList([ResBlock(c.stem) for _ in range(2)])
+        self.dec_out = nn.Linear(c.stem, cell)
+        nn.init.normal_(self.dec_out.weight, std=0.02)
+
+    def encode(self, frames, controls):
+        """frames [B, T, F, 3, H, W] in -1..1 and controls [B, T, F, 8] -> latents [B, T, N, latent]."""
+        b, t, f, _, hh, ww = frames.shape
+        x = frames.reshape(b * t, f, 3, hh // 4, 4, ww // 4, 4).permute(0, 3, 5, 1, 2, 4, 6).flatten(3)
+        x = self.enc_in(x).permute(0, 3, 1, 2)  # channels-last in memory
+        for res in self.enc_res:
+            x = res(x)
+        h, w, s = hh // self.c.patch, ww // self.c.patch, self.sub
+        x = F.silu(x).permute(0, 2, 3, 1).reshape(b, t, h, s, w, s, -1).permute(0, 1, 2, 4, 3, 5, 6).flatten(4)
+        x = self.enc_token(x).flatten(2, 3)
+        cond = F.silu(self.enc_control(control_features(controls)))
+        pos, focal = grid_positions(h, w, self.c.patch, x.device)
+        rope = rope_tables(h, w, self.c.encoder.width // self.c.encoder.heads, x.device)
+        x = self.enc_blocks(x, cond, rope, camera(controls), pos, focal)
+        return rms_norm(self.enc_out(rms_norm(x)))
+
+    def decode(self, latents, controls, h, w):
+        """latents [B, T, h*w, latent], controls [B, T, F, 8] -> frames [B, T, F, 3, H, W]."""
+        b, t, s, f = *latents.shape[:2], self.sub, self.c.frames_per_chunk
+        cond = F.silu(self.dec_control(control_features(controls)))
+        pos, focal = grid_positions(h, w, self.c.patch, latents.device)
+        rope = rope_tables(h, w, self.c.decoder.width // self.c.decoder.heads, latents.device)
+        x = self.dec_blocks(self.dec_in(latents), cond, rope, camera(controls), pos, focal)
+        x = self.dec_token(rms_norm(x)).reshape(b * t, h, w, s, s, -1).permute(0, 1, 3, 2, 4, 5)
+        x = x.reshape(b * t, h * s, w * s, -1).permute(0, 3, 1, 2)
+        for res in self.dec_res:
+            x = res(x)
+        x = self.dec_out(F.silu(x).permute(0, 2, 3, 1)).reshape(b, t, h * s, w * s, f, 3, 4, 4)
+        return x.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(b, t, f, 3, h * s * 4, w * s * 4)
+
+
+# --- diffusion transformer --------------------------------------------------------------------------------------------
+
+
+class DiT(nn.Module):
+    """Predicts a chunk's clean latent from a noisy one, the past, the controls and the text.
+
+    tau is the signal level: x_tau = tau x + (1 - tau) noise, 0 is pure noise, 1 is clean.
+    """
+
+    def __init__(self, c: Config):
+        super().__init__()
+        self.c = c
+        width = c.dit.width
+        self.patch_in = nn.Linear(3 * c.latent, width)
+        self.tau_in = nn.Linear(32, width)
+        self.control_in = nn.Linear(c.controls * c.frames_per_chunk, width)
+        self.text_in = nn.Linear(c.text, width)
+        self.cond = nn.Linear(width, c.cond)
+        self.blocks = Trunk(c.dit, c.cond)
+        self.ada_out = nn.Linear(c.cond, 2 * width)
+        self.patch_out = nn.Linear(width, c.latent)
+        nn.init.zeros_(self.ada_out.weight)
+        nn.init.zeros_(self.ada_out.bias)
+        nn.init.normal_(self.patch_out.weight, std=0.02)
+        nn.init.zeros_(self.patch_out.bias)
+
+    def condition(self, tau, controls, text):
+        """tau [..., T], controls [..., T, F, 8], text [..., T, text] -> [..., T, cond]."""
+        angles = tau[..., None] * math.pi * 2.0 ** (torch.arange(16, device=tau.device) / 3)
+        features = self.tau_in(torch.cat([angles.cos(), angles.sin()], -1))
+        features = features + self.control_in(control_features(controls)) + self.text_in(text * text.shape[-1] ** 0.5)
+        return F.silu(self.cond(F.silu(features)))
+
+    def geometry(self, controls, h, w):
+        pos, focal = grid_positions(h, w, self.c.patch, controls.device)
+        return rope_tables(h, w, self.c.dit.width // self.c.dit.heads, controls.device), camera(controls), pos, focal
+
+    def forward(self, context, context_tau, noisy, tau, controls, text, h, w):
+        """Teacher forcing with two streams.
+
+        context [B, T, N, C]: the past as remembered at level context_tau [B, T]; noisy [K*B, T, N, C]: K copies of the
+        same clips at levels tau [K*B, T], each of which sees `context` before it. -> clean latents [K*B, T, N, C].
+        """
+        b, copies = len(context), len(noisy) // len(context)
+        before = [F.pad(context, (0, 0, 0, 0, n, 0))[:, :-n] for n in (1, 2)]
+        x = torch.cat([context, noisy])
+        x = torch.cat([x] + [p.repeat(1 + copies, 1, 1, 1) for p in before], -1)
+        repeat = lambda a: a.repeat(1 + copies, *[1] * (a.dim() - 1))  # noqa: E731
+        cond = self.condition(torch.cat([context_tau, tau]), repeat(controls), repeat(text))
+        rope, cam, pos, focal = self.geometry(controls, h, w)
+        x = self.blocks(self.patch_in(x), cond, rope, cam, pos, focal, clean=b)
+        shift, scale = self.ada_out(cond[b:]).unsqueeze(-2).chunk(2, -1)
+        return self.patch_out(modulate(x, shift, scale))
+
+
+def sample_levels(steps):
+    """Signal levels of a sampler with `steps` evaluations: 0 first, evenly spaced, 1 is the end."""
+    return [i / steps for i in range(steps + 1)]
+
+
+@torch.no_grad()
+def rollout(dit: DiT, first, controls, text, noise, steps, first_steps, context_noise, context_eps, h, w):
+    """Reference sampler, without a cache: continues `first` [B, P, N, C] to T chunks (P may be 0).
+
+    controls [B, T, F, 8], text [B, T, text], noise and context_eps [B, T, N, C]. Deterministic (DDIM, Song et al. 2021):
+    x moves on the line between its noise and the present prediction. Finished latents are put back on their unit-RMS
+    sphere and remembered at level 1 - context_noise. -> latents [B, T, N, C].
+    """
+    total = controls.shape[1]
+    latents = first
+    for t in range(first.shape[1], total):
+        x = noise[:, t]
+        levels = sample_levels(first_steps if t == 0 else steps)
+        for now, after in zip(levels, levels[1:]):
+            past = (1 - context_noise) * latents + context_noise * context_eps[:, :t]
+            # the chunk under way stands in for itself in the context stream; no other chunk sees it there
+            context = torch.cat([past, x[:, None]], 1)
+            level = torch.full(context.shape[:2], 1 - context_noise)
+            clean = dit(context, level, torch.cat([past, x[:, None]], 1),
+                        torch.cat([level[:, :t], torch.full((len(x), 1), now)], 1),
+                        controls[:, : t + 1], text[:, : t + 1], h, w)[:, -1]  # fmt: skip
+            x = clean if after == 1 else x + (after - now) / (1 - now) * (clean - x)
+        latents = torch.cat([latents, rms_norm(x)[:, None]], 1)
+    return latents
