@@ -14,8 +14,9 @@ def map_npy(path, offset):
     """Memory-maps an .npy member of a tar archive."""
     with open(path, "rb") as f:
         f.seek(offset)
-        version = np.lib.format.read_magic(f)
-        shape, fortran, dtype = np.lib.format._read_array_header(f, version)
+        if np.lib.format.read_magic(f) != (1, 0):
+            raise ValueError(f"{path}: only version 1.0 of the npy format is read")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(f)
         if fortran:
             raise ValueError(f"{path}: arrays must be in C order")
         return np.memmap(path, dtype, "r", f.tell(), shape)

@@ -1,6 +1,6 @@
 """Trains the diffusion transformer on the latents of a trained VCN.
 
-    python train/dit.py --model models/overworld --data data/train --held-out data/heldout --run runs/dit --minutes 70
+    python train/dit.py --model models/overworld --data data/train --held-out data/heldout --out runs/dit --minutes 70
 """
 
 import argparse
@@ -129,7 +129,7 @@ def main():
     torch.manual_seed(args.seed)
     c, vcn, _ = load_model(args.model, world.device)
     dit = DiT(c).to(world.device)
-    run = engine.Run(args.run, dit, args, world, flops(c, 6 * args.batch), lr=2e-3)
+    run = engine.Run(args.out, dit, args, world, flops(c, 6 * args.batch), lr=2e-3)
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
     shared = np.random.default_rng([args.seed, run.step])  # draws that all processes must share
@@ -166,7 +166,7 @@ def main():
     run.save()
     if world.rank == 0:
         sheet(run.ema, batches, held_out, run.folder / "rollout.png")
-        engine.plot(args.run, ["loss", "held_turning", "held_other", "held_next_psnr"])
+        engine.plot(args.out, ["loss", "held_turning", "held_other", "held_next_psnr"])
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ class Run:
 
 def arguments(parser):
     """The options that every stage has."""
-    parser.add_argument("--run", required=True, help="folder of the run; the same folder resumes")
+    parser.add_argument("--out", required=True, help="folder of the run; the same folder resumes")
     parser.add_argument("--minutes", type=float, default=60, help="length of the schedule in minutes of training")
     parser.add_argument("--max-steps", type=int, default=0, help="end the schedule after this many steps, if sooner")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
 """Trains the video compression network.
 
-    python train/vcn.py --data data/train --held-out data/heldout --run runs/vcn --minutes 45
+    python train/vcn.py --data data/train --held-out data/heldout --out runs/vcn --minutes 45
     torchrun --nproc_per_node 2 train/vcn.py ...
 """
 
@@ -78,7 +78,7 @@ def main():
     torch.manual_seed(args.seed)
     c = engine.config(args)
     model = VCN(c).to(world.device)
-    run = engine.Run(args.run, model, args, world, flops(c, args.batch * args.chunks), lr=2e-3)
+    run = engine.Run(args.out, model, args, world, flops(c, args.batch * args.chunks), lr=2e-3)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
     sets, held_out = [Episodes(d) for d in args.data], Episodes(args.held_out)
     batch = args.batch // world.size
@@ -98,7 +98,7 @@ def main():
             run.log(figures)
     run.save()
     if world.rank == 0:
-        engine.plot(args.run, ["loss", "held_psnr", "held_psnr_turning", "held_motion"])
+        engine.plot(args.out, ["loss", "held_psnr", "held_psnr_turning", "held_motion"])
 
 
 if __name__ == "__main__":
