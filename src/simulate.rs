@@ -1,1 +1,14 @@
-//! (to come)
+//! The simulator: one dreamed world that grows chunk by chunk from a seed, a prompt and controls.
+//!
+//! A [`Session`] holds everything a model does not: the counter-based random numbers, the prompt, the settings
+//! and the camera's pitch. Nothing here knows threads, clocks or Bevy: the same calls give the same frames.
+
+#[doc(hidden)]
+pub mod fake;
+pub mod noise;
+pub mod replay;
+pub mod session;
+
+pub use noise::Noise;
+pub use replay::{ControlScript, FrameHasher, Replay, ReplayHeader};
+pub use session::{Chunk, MAX_PROMPT_CHARS, Session, SessionOptions, check_prompt, check_settings};
