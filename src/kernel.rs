@@ -1,1 +1,36 @@
-//! (to come)
+//! Fused CPU operators of a small diffusion transformer: f32, batch 1, contiguous.
+//!
+//! A forward pass at batch 1 is bound by packing, memory traffic and thread hand-offs, not by the multiplier. So
+//! weights are packed once at load, whatever follows a product happens in its epilogue, and a cache is read where it
+//! lies. Every operator has a stock candle path, which runs on other devices and is what the tests compare with.
+//!
+//! Work is shared out over rayon's current pool (see [`ThreadPool`]). No sum is ever split between threads, so results
+//! are bit-identical for any number of threads.
+
+#![allow(
+    unsafe_code,
+    reason = "SIMD and disjoint writes from several threads; each use is tested against a safe version"
+)]
+
+mod attention;
+mod conv;
+mod gemm;
+mod linear;
+mod math;
+mod norm;
+mod op;
+mod pixels;
+mod rope;
+mod threads;
+
+pub use attention::{FLOW_DIM, KeyValues, attention};
+pub use conv::Conv3x3;
+pub use gemm::gemm_peak_gflops;
+pub use linear::{Activation, Linear, activate};
+pub use norm::{norm_modulate, rms_norm};
+pub use pixels::{cells_to_frames, frames_to_cells};
+pub use rope::{Rope, qk_norm_rope};
+pub use threads::{MAX_THREADS, ThreadPool};
+
+/// Added to the mean square in every RMS norm.
+pub const NORM_EPS: f32 = 1e-6;

@@ -1,0 +1,308 @@
+//! The matrix product under every operator: A, row by row as it lies, times B in packed panels of 16 columns.
+//!
+//! The micro-kernel keeps a tile of 6 x 16 sums in registers (Goto & van de Geijn 2008; the shape is that of BLIS for
+//! Haswell and Zen). Its callers walk over tiles and finish each in cache with their epilogue.
+
+use std::cell::RefCell;
+
+use super::math::has_avx2;
+use super::op::SharedOut;
+use super::threads::for_each;
+
+/// Columns of a panel.
+pub const NR: usize = 16;
+/// Most rows of a tile.
+pub const MR: usize = 6;
+/// Products summed in one go: a panel of this height stays in the first-level cache beside six rows of A.
+const KC: usize = 1024;
+/// Rows of A handled by one task, so that they stay in the second-level cache.
+const ROWS: usize = 96;
+
+/// One row of a panel: 16 neighbouring columns of B.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub struct Row(pub [f32; NR]);
+
+/// Sums under way: `tile[i].0[j]` belongs to row i and column j.
+pub type Tile = [Row; MR];
+
+/// B of `k` rows and `n` columns in panels; columns beyond `n` are zero.
+pub struct Packed {
+    rows: Vec<Row>,
+    pub k: usize,
+    pub n: usize,
+}
+
+impl Packed {
+    /// Packs `n` columns, each given by the iterator over its `k` values.
+    pub fn from_columns<I: Iterator<Item = f32>>(k: usize, n: usize, column: impl Fn(usize) -> I) -> Self {
+        let mut rows = vec![Row::default(); n.div_ceil(NR) * k];
+        for index in 0..n {
+            let panel = &mut rows[index / NR * k..][..k];
+            for (row, value) in panel.iter_mut().zip(column(index)) {
+                row.0[index % NR] = value;
+            }
+        }
+        Self { rows, k, n }
+    }
+
+    /// Packs `k` rows of `n` values.
+    pub fn from_rows<'a>(k: usize, n: usize, row: impl Fn(usize) -> &'a [f32]) -> Self {
+        let mut rows = vec![Row::default(); n.div_ceil(NR) * k];
+        for index in 0..k {
+            for (panel, values) in row(index)[..n].chunks(NR).enumerate() {
+                rows[panel * k + index].0[..values.len()].copy_from_slice(values);
+            }
+        }
+        Self { rows, k, n }
+    }
+
+    /// The element at a row and a column.
+    pub fn get(&self, row: usize, column: usize) -> f32 {
+        self.panel(column / NR)[row].0[column % NR]
+    }
+
+    /// The panel that holds columns `16 * index..`.
+    pub fn panel(&self, index: usize) -> &[Row] {
+        &self.rows[index * self.k..][..self.k]
+    }
+
+    pub fn panels(&self) -> usize {
+        self.n.div_ceil(NR)
+    }
+}
+
+/// Splits `count` rows into tiles of nearly equal height, because low tiles waste the multiplier.
+pub fn tiles(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    split(count, MR)
+}
+
+/// Splits `0..count` into (start, length) of nearly equal parts, none above `most`.
+pub fn split(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let parts = count.div_ceil(most).max(1);
+    (0..parts).map(move |i| {
+        let start = i * count / parts;
+        (start, (i + 1) * count / parts - start)
+    })
+}
+
+/// `tile += A B` for `rows` rows of A, which start every `lda` elements, and one panel of B.
+#[inline]
+pub fn multiply(rows: usize, a: &[f32], lda: usize, b: &[Row], tile: &mut Tile) {
+    assert!((1..=MR).contains(&rows) && a.len() >= (rows - 1) * lda + b.len());
+    #[cfg(target_arch = "x86_64")]
+    if has_avx2() {
+        // SAFETY: the CPU has the features, and the assertion covers every element of A that is read.
+        unsafe {
+            return match rows {
+                1 => avx2::multiply::<1>(a.as_ptr(), lda, b, tile),
+                2 => avx2::multiply::<2>(a.as_ptr(), lda, b, tile),
+                3 => avx2::multiply::<3>(a.as_ptr(), lda, b, tile),
+                4 => avx2::multiply::<4>(a.as_ptr(), lda, b, tile),
+                5 => avx2::multiply::<5>(a.as_ptr(), lda, b, tile),
+                _ => avx2::multiply::<6>(a.as_ptr(), lda, b, tile),
+            };
+        }
+    }
+    multiply_portable(rows, a, lda, b, tile);
+}
+
+fn multiply_portable(rows: usize, a: &[f32], lda: usize, b: &[Row], tile: &mut Tile) {
+    for (i, sums) in tile.iter_mut().enumerate().take(rows) {
+        for (&x, row) in a[i * lda..].iter().zip(b) {
+            for (sum, &y) in sums.0.iter_mut().zip(&row.0) {
+                *sum += x * y;
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::{Row, Tile};
+    use std::arch::x86_64::{_mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_load_ps, _mm256_setzero_ps, _mm256_store_ps};
+
+    /// # Safety
+    /// `a` must be readable at `i * lda + p` for i < M and p < b.len().
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn multiply<const M: usize>(a: *const f32, lda: usize, b: &[Row], tile: &mut Tile) {
+        let mut left = [_mm256_setzero_ps(); M];
+        let mut right = [_mm256_setzero_ps(); M];
+        // SAFETY: rows of tile and panel are 16 aligned floats; A is readable by the caller's promise.
+        unsafe {
+            for i in 0..M {
+                left[i] = _mm256_load_ps(tile[i].0.as_ptr());
+                right[i] = _mm256_load_ps(tile[i].0.as_ptr().wrapping_add(8));
+            }
+            let mut column = a;
+            for row in b {
+                let y0 = _mm256_load_ps(row.0.as_ptr());
+                let y1 = _mm256_load_ps(row.0.as_ptr().wrapping_add(8));
+                for i in 0..M {
+                    let x = _mm256_broadcast_ss(&*column.wrapping_add(i.wrapping_mul(lda)));
+                    left[i] = _mm256_fmadd_ps(x, y0, left[i]);
+                    right[i] = _mm256_fmadd_ps(x, y1, right[i]);
+                }
+                column = column.wrapping_add(1);
+            }
+            for i in 0..M {
+                _mm256_store_ps(tile[i].0.as_mut_ptr(), left[i]);
+                _mm256_store_ps(tile[i].0.as_mut_ptr().wrapping_add(8), right[i]);
+            }
+        }
+    }
+}
+
+/// `A B` with A `[m, k]`; every tile goes through `finish(row, rows, column, tile, out)`, which writes it to `out`, the
+/// `m` by `n` result. Intermediate sums of a long product rest in `out` too.
+pub fn gemm<E>(a: &[f32], b: &Packed, out: &mut [f32], finish: E)
+where
+    E: Fn(usize, usize, usize, &Tile, SharedOut) + Send + Sync,
+{
+    let (k, n) = (b.k, b.n);
+    let m = a.len().checked_div(k).unwrap_or(0);
+    assert!(a.len() == m * k && out.len() == m * n);
+    if m == 0 || n == 0 {
+        return;
+    }
+    let row_groups: Vec<_> = split(m, ROWS).collect();
+    // A few tasks a thread even out the load; one that is too small costs more to hand over than to do.
+    let wanted = (4 * rayon::current_num_threads()).min(m * n * k / 100_000).max(1);
+    let panels = b.panels();
+    let panel_groups: Vec<_> = split(panels, panels.div_ceil(wanted.div_ceil(row_groups.len()))).collect();
+    let out = SharedOut::new(out);
+    for_each(row_groups.len() * panel_groups.len(), |task| {
+        let (first_row, rows) = row_groups[task / panel_groups.len()];
+        let (first_panel, panels) = panel_groups[task % panel_groups.len()];
+        for p in (0..k).step_by(KC) {
+            for index in first_panel..first_panel + panels {
+                let panel = &b.panel(index)[p..k.min(p + KC)];
+                for (start, rows) in tiles(rows) {
+                    let (row, column) = (first_row + start, index * NR);
+                    let mut tile = Tile::default();
+                    if p > 0 {
+                        load(&mut tile, rows, row, column, n, out);
+                    }
+                    multiply(rows, &a[row * k + p..], k, panel, &mut tile);
+                    if p + KC >= k {
+                        finish(row, rows, column, &tile, out);
+                    } else {
+                        store(&tile, rows, row, column, n, out);
+                    }
+                }
+            }
+        }
+    });
+}
+
+fn load(tile: &mut Tile, rows: usize, row: usize, column: usize, n: usize, out: SharedOut) {
+    let columns = NR.min(n - column);
+    for (i, sums) in tile.iter_mut().enumerate().take(rows) {
+        let start = (row + i) * n + column;
+        // SAFETY: every tile belongs to one task.
+        sums.0[..columns].copy_from_slice(unsafe { out.slice(start..start + columns) });
+    }
+}
+
+/// Writes a tile to its place in `out`, a matrix of `n` columns.
+pub fn store(tile: &Tile, rows: usize, row: usize, column: usize, n: usize, out: SharedOut) {
+    let columns = NR.min(n - column);
+    for (i, sums) in tile.iter().enumerate().take(rows) {
+        let start = (row + i) * n + column;
+        // SAFETY: every tile belongs to one task.
+        unsafe { out.slice(start..start + columns) }.copy_from_slice(&sums.0[..columns]);
+    }
+}
+
+/// A buffer of this thread's, kept between calls, of at least `len` floats with any content.
+pub fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local!(static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
+    SCRATCH.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        work(&mut buffer[..len])
+    })
+}
+
+/// The rate of this product on 2048³ on the current pool, in GFLOP/s: the best of five.
+pub fn gemm_peak_gflops() -> f64 {
+    const N: usize = 2048;
+    let b = Packed::from_columns(N, N, |j| (0..N).map(move |i| (i ^ j) as f32 * 1e-3));
+    let a = vec![1e-3; N * N];
+    let mut out = vec![0.0; N * N];
+    let flop = 2.0 * (N * N * N) as f64;
+    let mut run = || {
+        let start = std::time::Instant::now();
+        gemm(&a, &b, &mut out, |row, rows, column, tile, out| store(tile, rows, row, column, N, out));
+        flop / start.elapsed().as_secs_f64() * 1e-9
+    };
+    (0..5).map(|_| run()).fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn micro_kernel_matches_the_portable_one(rows in 1..=MR, k in 0..70_usize, gap in 0..3_usize, seed: u32) {
+            let a = numbers(MR * (k + gap), seed);
+            let b: Vec<Row> = numbers(k * NR, seed ^ 1).chunks_exact(NR).map(|r| Row(r.try_into().unwrap())).collect();
+            let start: Vec<f32> = numbers(MR * NR, seed ^ 2);
+            let mut fast = Tile::default();
+            for (i, row) in fast.iter_mut().enumerate() {
+                row.0.copy_from_slice(&start[i * NR..][..NR]);
+            }
+            let mut plain = fast;
+            multiply(rows, &a, k + gap, &b, &mut fast);
+            multiply_portable(rows, &a, k + gap, &b, &mut plain);
+            for (x, y) in fast.iter().zip(&plain) {
+                for (x, y) in x.0.iter().zip(&y.0) {
+                    prop_assert!((x - y).abs() < 1e-4, "{x} {y}");
+                }
+            }
+        }
+
+        #[test]
+        fn gemm_matches_naive_loops(m in 1..140_usize, n in 1..70_usize, k in 1..60_usize, seed: u32) {
+            let (a, b) = (numbers(m * k, seed), numbers(k * n, seed ^ 1));
+            let mut out = vec![0.0; m * n];
+            let packed = Packed::from_rows(k, n, |i| &b[i * n..]);
+            gemm(&a, &packed, &mut out, |row, rows, column, tile, out| store(tile, rows, row, column, n, out));
+            for i in 0..m {
+                for j in 0..n {
+                    let exact: f64 = (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j])).sum();
+                    prop_assert!((f64::from(out[i * n + j]) - exact).abs() < 1e-4);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn long_sums_continue_where_they_paused() {
+        let (m, n, k) = (7, 19, 2 * KC + 5);
+        let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
+        let mut out = vec![0.0; m * n];
+        let packed = Packed::from_rows(k, n, |i| &b[i * n..]);
+        gemm(&a, &packed, &mut out, |row, rows, column, tile, out| store(tile, rows, row, column, n, out));
+        for i in 0..m {
+            for j in 0..n {
+                let exact: f64 = (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j])).sum();
+                assert!((f64::from(out[i * n + j]) - exact).abs() < 1e-3);
+            }
+        }
+    }
+}

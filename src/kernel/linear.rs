@@ -1,0 +1,273 @@
+//! Fully connected layers with everything that follows them fused in.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::gemm::{NR, Packed, Tile, gemm};
+use super::math::{gelu, silu, simd};
+use super::op::{SharedOut, View, apply};
+
+/// What a layer does to each of its outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    None,
+    /// x times the logistic function of x.
+    Silu,
+    /// The Gaussian error linear unit in its tanh approximation.
+    Gelu,
+}
+
+impl Activation {
+    pub(super) fn stock(self, x: Tensor) -> Result<Tensor> {
+        match self {
+            Self::None => Ok(x),
+            Self::Silu => x.silu(),
+            Self::Gelu => x.gelu(),
+        }
+    }
+}
+
+simd! {
+    /// Applies an activation in place.
+    pub(super) fn activate_slice(x: &mut [f32], activation: Activation) {
+        match activation {
+            Activation::None => {}
+            Activation::Silu => x.iter_mut().for_each(|v| *v = silu(*v)),
+            Activation::Gelu => x.iter_mut().for_each(|v| *v = gelu(*v)),
+        }
+    }
+}
+
+/// An activation on its own.
+pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return activation.stock(x.clone());
+    }
+    apply("activate", x, x.shape(), |x, out| {
+        out.copy_from_slice(x);
+        activate_slice(out, activation);
+    })
+}
+
+/// What happens to a product `y` before it is written: `residual + gate * activation(y + bias)`.
+#[derive(Default)]
+pub(super) struct Epilogue<'a> {
+    pub bias: Option<&'a [f32]>,
+    pub activation: Activation,
+    pub residual: Option<&'a [f32]>,
+    pub gate: Option<&'a [f32]>,
+}
+
+simd! {
+    /// Finishes one tile of a result of `n` columns.
+    pub(super) fn finish(
+        epilogue: &Epilogue<'_>, n: usize, row: usize, rows: usize, column: usize, tile: &Tile, out: SharedOut<'_>,
+    ) {
+        let columns = NR.min(n - column);
+        let bias = epilogue.bias.map(|values| pad(&values[column..], columns));
+        let gate = epilogue.gate.map(|values| pad(&values[column..], columns));
+        for (i, sums) in tile.iter().enumerate().take(rows) {
+            let start = (row + i) * n + column;
+            let mut y = sums.0;
+            if let Some(bias) = &bias {
+                y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+            match epilogue.activation {
+                Activation::None => {}
+                Activation::Silu => y.iter_mut().for_each(|v| *v = silu(*v)),
+                Activation::Gelu => y.iter_mut().for_each(|v| *v = gelu(*v)),
+            }
+            if let Some(gate) = &gate {
+                y.iter_mut().zip(gate).for_each(|(y, g)| *y *= g);
+            }
+            if let Some(residual) = epilogue.residual {
+                y.iter_mut().zip(&pad(&residual[start..], columns)).for_each(|(y, r)| *y += r);
+            }
+            // SAFETY: every tile belongs to one task.
+            let out = unsafe { out.slice(start..start + columns) };
+            match out.first_chunk_mut() {
+                Some(whole) => *whole = y,
+                None => out.copy_from_slice(&y[..columns]),
+            }
+        }
+    }
+}
+
+/// The first `columns` values, followed by zeros.
+#[inline(always)]
+fn pad(values: &[f32], columns: usize) -> [f32; NR] {
+    match values.first_chunk() {
+        Some(whole) => *whole,
+        None => {
+            let mut padded = [0.0; NR];
+            padded[..columns].copy_from_slice(&values[..columns]);
+            padded
+        }
+    }
+}
+
+/// A fully connected layer, `y = x Wᵀ + b`.
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Tensor>,
+    inputs: usize,
+    outputs: usize,
+}
+
+enum Weight {
+    Packed(Packed),
+    /// `[in, out]`, for other devices than the CPU.
+    Stock(Tensor),
+}
+
+impl Linear {
+    /// A layer of `weight` `[out, in]` and `bias` `[out]`; on the CPU the weight is repacked and not kept.
+    pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        if let Some(bias) = bias
+            && bias.dims() != [outputs]
+        {
+            bail!("a bias of shape {:?} does not fit a weight of shape {:?}", bias.shape(), weight.shape());
+        }
+        let weight = if weight.device().is_cpu() {
+            let weight = weight.contiguous()?;
+            let values = View::new(&weight)?;
+            Weight::Packed(Packed::from_columns(inputs, outputs, |o| values[o * inputs..][..inputs].iter().copied()))
+        } else {
+            Weight::Stock(weight.t()?.contiguous()?)
+        };
+        Ok(Self { weight, bias: bias.cloned(), inputs, outputs })
+    }
+
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// `activation(x Wᵀ + b)` of x `[rows, in]`.
+    pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.run(x, activation, None, None)
+    }
+
+    /// `residual + gate * (x Wᵀ + b)`, with residual `[rows, out]` and gate `[out]`.
+    pub fn forward_residual(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
+        self.run(x, Activation::None, Some(residual), Some(gate))
+    }
+
+    fn run(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        residual: Option<&Tensor>,
+        gate: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (rows, inputs) = x.dims2()?;
+        if inputs != self.inputs {
+            bail!("a layer of {} inputs got {inputs}", self.inputs);
+        }
+        if residual.is_some_and(|r| r.dims() != [rows, self.outputs])
+            || gate.is_some_and(|g| g.dims() != [self.outputs])
+        {
+            bail!("residual or gate do not fit an output of {rows} by {}", self.outputs);
+        }
+        let packed = match &self.weight {
+            Weight::Packed(packed) => packed,
+            Weight::Stock(weight) => return stock(x, weight, self.bias.as_ref(), activation, residual, gate),
+        };
+        let bias = self.bias.as_ref().map(View::new).transpose()?;
+        let residual = residual.map(View::new).transpose()?;
+        let gate = gate.map(View::new).transpose()?;
+        let epilogue =
+            Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref(), gate: gate.as_deref() };
+        apply("linear", x, (rows, self.outputs), |x, out| {
+            gemm(x, packed, out, |row, rows, column, tile, out| {
+                finish(&epilogue, self.outputs, row, rows, column, tile, out);
+            });
+        })
+    }
+}
+
+fn stock(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    residual: Option<&Tensor>,
+    gate: Option<&Tensor>,
+) -> Result<Tensor> {
+    let mut y = x.matmul(weight)?;
+    if let Some(bias) = bias {
+        y = y.broadcast_add(bias)?;
+    }
+    y = activation.stock(y)?;
+    if let Some(gate) = gate {
+        y = y.broadcast_mul(gate)?;
+    }
+    match residual {
+        Some(residual) => residual + y,
+        None => Ok(y),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::ThreadPool;
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    fn random(shape: &[usize]) -> Tensor {
+        Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+    }
+
+    fn worst(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn every_epilogue_matches_stock_candle(rows in 1..80_usize, inputs in 1..50_usize, outputs in 1..70_usize,
+                                               with_bias: bool, activation in 0..3_usize, residual: bool) {
+            let (x, weight) = (random(&[rows, inputs]), random(&[outputs, inputs]));
+            let bias = with_bias.then(|| random(&[outputs]));
+            let layer = Linear::new(&weight, bias.as_ref()).unwrap();
+            let weight = weight.t().unwrap();
+            let (ours, reference) = if residual {
+                let (r, g) = (random(&[rows, outputs]), random(&[outputs]));
+                (layer.forward_residual(&x, &r, &g),
+                 stock(&x, &weight, bias.as_ref(), Activation::None, Some(&r), Some(&g)))
+            } else {
+                let activation = [Activation::None, Activation::Silu, Activation::Gelu][activation];
+                (layer.forward(&x, activation), stock(&x, &weight, bias.as_ref(), activation, None, None))
+            };
+            prop_assert!(worst(&ours.unwrap(), &reference.unwrap()) < 1e-4);
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_the_number_of_threads() {
+        let (x, layer) = (random(&[130, 300]), Linear::new(&random(&[500, 300]), None).unwrap());
+        let run = |threads| {
+            let y = ThreadPool::new(threads).unwrap().install(|| layer.forward(&x, Activation::Gelu)).unwrap();
+            y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let once = run(1);
+        assert!([2, 3, 4, 7].into_iter().all(|threads| run(threads) == once));
+    }
+
+    #[test]
+    fn a_misfit_is_an_error() {
+        let layer = Linear::new(&random(&[4, 3]), None).unwrap();
+        assert!(layer.forward(&random(&[2, 4]), Activation::None).is_err());
+        assert!(layer.forward_residual(&random(&[2, 3]), &random(&[2, 3]), &random(&[4])).is_err());
+        assert!(Linear::new(&random(&[4, 3]), Some(&random(&[3]))).is_err());
+    }
+}

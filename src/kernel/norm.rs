@@ -1,0 +1,84 @@
+//! RMS norms (Zhang & Sennrich 2019) without learned weights.
+
+use candle_core::{D, Result, Tensor, bail};
+
+use super::NORM_EPS;
+use super::math::{simd, sum_squares};
+use super::op::{View, apply};
+
+simd! {
+    /// `rms_norm(x) * (1 + scale) + shift` of every row of `width` values; no modulation when the two are empty.
+    fn norm_rows(x: &[f32], out: &mut [f32], width: usize, shift: &[f32], scale: &[f32]) {
+        for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let factor = inverse_rms(x);
+            if scale.is_empty() {
+                out.iter_mut().zip(x).for_each(|(o, x)| *o = x * factor);
+            } else {
+                for (((o, x), scale), shift) in out.iter_mut().zip(x).zip(scale).zip(shift) {
+                    *o = x * factor * (1.0 + scale) + shift;
+                }
+            }
+        }
+    }
+}
+
+/// One over the root of the mean square.
+#[inline(always)]
+pub(super) fn inverse_rms(x: &[f32]) -> f32 {
+    1.0 / (sum_squares(x) / x.len() as f32 + NORM_EPS).sqrt()
+}
+
+/// `x / rms(x)` of every row of x `[rows, width]`.
+pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return stock(x);
+    }
+    let (_, width) = x.dims2()?;
+    apply("rms_norm", x, x.shape(), |x, out| norm_rows(x, out, width, &[], &[]))
+}
+
+/// `rms_norm(x) * (1 + scale) + shift`, with x `[rows, width]`, shift and scale `[width]`.
+pub fn norm_modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    let (_, width) = x.dims2()?;
+    if shift.dims() != [width] || scale.dims() != [width] {
+        bail!("shift {:?} and scale {:?} do not fit rows of {width}", shift.shape(), scale.shape());
+    }
+    if !x.device().is_cpu() {
+        return stock(x)?.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift);
+    }
+    let (shift, scale) = (View::new(shift)?, View::new(scale)?);
+    apply("norm_modulate", x, x.shape(), |x, out| norm_rows(x, out, width, &shift, &scale))
+}
+
+fn stock(x: &Tensor) -> Result<Tensor> {
+    x.broadcast_div(&(x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(NORM_EPS))?.sqrt()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn norms_match_stock_candle(rows in 1..20_usize, width in 1..300_usize) {
+            let random = |shape: &[usize]| Tensor::randn(0f32, 3.0, shape, &Device::Cpu).unwrap();
+            let (x, shift, scale) = (random(&[rows, width]), random(&[width]), random(&[width]));
+            let plain = stock(&x).unwrap();
+            let reference = plain.broadcast_mul(&(&scale + 1.0).unwrap()).unwrap().broadcast_add(&shift).unwrap();
+            for (ours, reference) in [(rms_norm(&x), plain), (norm_modulate(&x, &shift, &scale), reference)] {
+                let error = (ours.unwrap() - reference).unwrap().abs().unwrap().max_all().unwrap();
+                prop_assert!(error.to_scalar::<f32>().unwrap() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn a_misfit_is_an_error() {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(norm_modulate(&zeros(&[2, 4]), &zeros(&[4]), &zeros(&[3])).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! 8-bit frames to the square cells that a network reads and writes, and back.
+
+use candle_core::{Device, Result, Tensor, bail};
+
+/// Colour channels of a frame.
+const RGB: usize = 3;
+
+/// Cells `[height / side, width / side, frames * 3 * side * side]` in −1..1 of `frames`, each `height * width * 3` bytes.
+/// A cell holds its pixels as (frame, channel, line, column).
+pub fn frames_to_cells(frames: &[&[u8]], height: usize, width: usize, side: usize, device: &Device) -> Result<Tensor> {
+    if side == 0 || height % side != 0 || width % side != 0 || frames.iter().any(|f| f.len() != height * width * RGB) {
+        bail!("{} frames of {width}x{height} pixels do not fit cells of {side}", frames.len());
+    }
+    let shape = (height / side, width / side, frames.len() * RGB * side * side);
+    let mut cells = vec![0.0; shape.0 * shape.1 * shape.2];
+    visit(shape.0, shape.1, frames.len(), side, |cell, frame, pixel| {
+        cells[cell] = f32::from(frames[frame][pixel]) / 127.5 - 1.0;
+    });
+    Tensor::from_vec(cells, shape, device)
+}
+
+/// The inverse of [`frames_to_cells`], clamped and rounded to the nearest byte.
+pub fn cells_to_frames(cells: &Tensor, frames: usize, side: usize) -> Result<Vec<Vec<u8>>> {
+    let (height, width, channels) = cells.dims3()?;
+    if channels != frames * RGB * side * side {
+        bail!("cells of {channels} channels do not hold {frames} frames of {side}x{side} pixels");
+    }
+    let values = cells.flatten_all()?.to_vec1::<f32>()?;
+    let mut out = vec![vec![0; height * width * side * side * RGB]; frames];
+    // A cast from float saturates, and takes not-a-number to 0.
+    visit(height, width, frames, side, |cell, frame, pixel| {
+        out[frame][pixel] = (values[cell] * 127.5 + 128.0) as u8;
+    });
+    Ok(out)
+}
+
+/// Calls `at(index in cells, frame, index in the frame)` for every byte.
+#[inline(always)]
+fn visit(height: usize, width: usize, frames: usize, side: usize, mut at: impl FnMut(usize, usize, usize)) {
+    let mut cell = 0;
+    for cell_y in 0..height {
+        for cell_x in 0..width {
+            for frame in 0..frames {
+                for channel in 0..RGB {
+                    for y in cell_y * side..(cell_y + 1) * side {
+                        let line = (y * width + cell_x) * side;
+                        for pixel in line..line + side {
+                            at(cell, frame, pixel * RGB + channel);
+                            cell += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        #[test]
+        fn frames_survive_the_round_trip(h in 1..4_usize, w in 1..4_usize, side in 1..5_usize, count in 1..4_usize) {
+            let bytes = h * w * side * side * RGB;
+            let frames: Vec<Vec<u8>> =
+                (0..count).map(|f| (0..bytes).map(|i| (i * 7 + f * 31) as u8).collect()).collect();
+            let borrowed: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+            let cells = frames_to_cells(&borrowed, h * side, w * side, side, &Device::Cpu).unwrap();
+            prop_assert_eq!(cells_to_frames(&cells, count, side).unwrap(), frames);
+        }
+    }
+
+    #[test]
+    fn a_cell_is_ordered_by_frame_channel_line_column() {
+        // One frame of 2 x 4 pixels, its red channel numbered in reading order.
+        let frame: Vec<u8> = (0..8).flat_map(|i| [i, 100, 200]).collect();
+        let cells = frames_to_cells(&[&frame], 2, 4, 2, &Device::Cpu).unwrap();
+        let second = cells.get(0).unwrap().get(1).unwrap().to_vec1::<f32>().unwrap();
+        let bytes: Vec<f32> = second.iter().map(|v| (v + 1.0) * 127.5).collect();
+        let expected = [2.0, 3.0, 6.0, 7.0, 100.0, 100.0, 100.0, 100.0, 200.0, 200.0, 200.0, 200.0];
+        assert!(bytes.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3), "{bytes:?}");
+    }
+
+    #[test]
+    fn values_beyond_the_range_are_clamped() {
+        let cells = Tensor::new(&[[[-9.0f32, 0.0, f32::NAN]], [[1.0, 9.0, -1.0]]], &Device::Cpu).unwrap();
+        assert_eq!(cells_to_frames(&cells, 1, 1).unwrap(), [[0, 128, 0, 255, 255, 0]]);
+    }
+}
