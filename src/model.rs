@@ -3,6 +3,8 @@
 //! A [`WorldModel`] is shared, immutable weights. [`WorldModel::open`] starts a [`Rollout`], which holds
 //! one world's memory (KV cache, decoder memory) and makes it grow chunk by chunk.
 
+pub mod text;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

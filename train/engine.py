@@ -44,11 +44,11 @@ def orthogonalize(m, steps=4):
 
 
 class Optimizer:
-    """Muon for matrices and convolutions, Adam for the rest. Matrices are shared out over the processes."""
+    """Muon for matrices and convolutions, Adam for the rest (biases, scales, embedding tables). Matrices are shared out over the processes."""
 
     def __init__(self, model, world, lr):
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        self.matrices = [p for n, p in named if p.dim() in (2, 4) and min(p.shape[0], p[0].numel()) > 8]
+        self.matrices = [p for n, p in named if p.dim() in (2, 4) and min(p.shape[0], p[0].numel()) > 8 and "embeddings" not in n]
         chosen = {id(p) for p in self.matrices}
         self.rest = [p for _, p in named if id(p) not in chosen]
         self.world, self.lr = world, lr

@@ -11,12 +11,12 @@ cargo run -q --bin dream -- data --seeds 0..4 --ticks 48 --out "$work/train"
 cargo run -q --bin dream -- data --seeds 500000..500004 --ticks 48 --out "$work/heldout" --held-out
 common=(--data "$work/train" --held-out "$work/heldout" --config train/tiny.json --max-steps 20)
 
-$python train/text.py --smoke --out "$work/model"
+$python train/text.py --smoke --out "$work/text" --model "$work/model"
 $python train/vcn.py "${common[@]}" --out "$work/vcn" --batch 2
 $python train/export.py --model "$work/model" --config train/tiny.json --vcn "$work/vcn"
 # as many processes as a cluster would have, in small
 $python -m torch.distributed.run --nproc_per_node 2 train/dit.py "${common[@]}" --model "$work/model" --out "$work/dit" --batch 2
 $python train/export.py --model "$work/model" --config train/tiny.json --vcn "$work/vcn" --dit "$work/dit" --fixture "$work/model"
-PARITY_FIXTURE="$work/model" cargo test --locked --test parity
+PARITY_FIXTURE="$work/model" cargo test --locked --test parity --test text_parity
 cargo run -q --bin dream -- render --model "$work/model" --prompt "a meadow at noon" --frames 8 --seed 1 --out "$work/frames/"
 ls "$work/frames"
