@@ -1,1 +1,207 @@
-//! (to come)
+//! The model thread: commands in, timed frames out.
+//!
+//! A [`Stream`] runs one world on a thread of its own and never makes its caller wait. Chunks are begun as late
+//! as the playout allows, so that the controls they are made under are fresh; they are shown at the model's
+//! frame rate, and when the model is late the last frame stays. Whatever fails in the model, an error or a
+//! panic, arrives as an [`Event`], and the thread is ready for the next world.
+//!
+//! ```no_run
+//! # use std::{path::Path, time::Instant};
+//! # use bevy_dream::{simulate::SessionOptions, stream::{Stream, StreamOptions}};
+//! # fn load() -> bevy_dream::Result<std::sync::Arc<dyn bevy_dream::model::WorldModel>> { todo!() }
+//! # fn main() -> bevy_dream::Result<()> {
+//! let world = SessionOptions { prompt: "a meadow at noon".into(), ..Default::default() };
+//! let mut stream = Stream::start(load, StreamOptions { world, ..Default::default() })?;
+//! loop {
+//!     stream.input().turn(2.0, 0.0);
+//!     if let Some(frame) = stream.due_frame(Instant::now()) {
+//!         println!("frame {} of {}", frame.tick, frame.size);
+//!     }
+//! }
+//! # }
+//! ```
+
+mod input;
+mod pace;
+mod playout;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, TryIter, TrySendError};
+
+pub use input::Input;
+pub use playout::{ChunkInfo, TimedFrame};
+
+use crate::model::{ModelInfo, Settings, WorldModel};
+use crate::simulate::{ControlScript, SessionOptions};
+use crate::{Error, FrameSize, Result};
+use playout::Playout;
+use worker::{Command, Worker};
+
+/// Commands and events that may wait; a caller that sends faster is told so.
+const MAILBOX: usize = 256;
+
+/// What is called on the model thread after each chunk and event, to wake a sleeping window.
+pub type Wake = Box<dyn Fn() + Send>;
+
+/// How a [`Stream`] runs.
+#[derive(Default)]
+pub struct StreamOptions {
+    /// The first world.
+    pub world: SessionOptions,
+    /// Worker threads of the model; all cores when `None`.
+    pub threads: Option<usize>,
+    /// Controls and prompts that play instead of the player's until their last tick.
+    pub script: Option<ControlScript>,
+    /// Called when there is something new.
+    pub wake: Option<Wake>,
+}
+
+/// What the model thread tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The model is loaded; the first world begins.
+    Loaded(ModelInfo),
+    /// A world began; frames of the one before are not shown any more.
+    Started {
+        /// Counts the worlds of this stream, from 1.
+        world: u64,
+        /// Its seed.
+        seed: u64,
+        /// Its first prompt.
+        prompt: String,
+        /// The size of its frames.
+        size: FrameSize,
+    },
+    /// A prompt was applied to the running world.
+    PromptApplied {
+        /// The prompt.
+        prompt: String,
+        /// The first tick it decides.
+        tick: u64,
+    },
+    /// An input could not be used; the world goes on.
+    Rejected(String),
+    /// The model failed: there is no world until a new one is started.
+    Failed(String),
+    /// The model could not be loaded; the thread has ended.
+    LoadFailed(String),
+}
+
+/// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present chunk.
+pub struct Stream {
+    commands: Sender<Command>,
+    events: Receiver<Event>,
+    playout: Playout,
+    input: Arc<Input>,
+    thread: JoinHandle<()>,
+}
+
+impl Stream {
+    /// Starts the thread, which loads the model and begins the first world.
+    ///
+    /// # Errors
+    /// [`Error::Thread`] when the system refuses the thread. What fails later arrives as an [`Event`].
+    pub fn start<L>(load: L, options: StreamOptions) -> Result<Self>
+    where
+        L: FnOnce() -> Result<Arc<dyn WorldModel>> + Send + 'static,
+    {
+        let (commands, command_inbox) = crossbeam_channel::bounded(MAILBOX);
+        let (event_outbox, events) = crossbeam_channel::bounded(MAILBOX);
+        // One chunk waits while one is shown and one is made.
+        let (chunk_outbox, chunks) = crossbeam_channel::bounded(1);
+        let input = Arc::new(Input::default());
+        let world = Arc::new(AtomicU64::new(0));
+        let worker = Worker {
+            commands: command_inbox,
+            events: event_outbox,
+            chunks: chunk_outbox,
+            input: Arc::clone(&input),
+            world: Arc::clone(&world),
+            script: options.script,
+            wake: options.wake,
+        };
+        let thread = thread::Builder::new()
+            .name("dream-model".into())
+            .spawn(move || worker.run(load, options.world, options.threads))
+            .map_err(|e| Error::Thread(e.to_string()))?;
+        Ok(Self { commands, events, playout: Playout::new(chunks, world), input, thread })
+    }
+
+    /// The player's controls.
+    pub fn input(&self) -> &Input {
+        &self.input
+    }
+
+    /// Gives the running world another prompt from its next chunk on.
+    ///
+    /// # Errors
+    /// [`Error::Thread`] when the thread has ended or does not keep up.
+    pub fn set_prompt(&self, prompt: impl Into<String>) -> Result<()> {
+        self.send(Command::Prompt(prompt.into()))
+    }
+
+    /// Leaves the world for a new one. If that cannot be started the old one goes on.
+    ///
+    /// # Errors
+    /// As [`Stream::set_prompt`].
+    pub fn new_world(&self, world: SessionOptions) -> Result<()> {
+        self.send(Command::NewWorld(Box::new(world)))
+    }
+
+    /// Changes the settings from the next chunk on.
+    ///
+    /// # Errors
+    /// As [`Stream::set_prompt`].
+    pub fn set_settings(&self, settings: Settings) -> Result<()> {
+        self.send(Command::Settings(settings))
+    }
+
+    /// Holds the world after the chunks already made, or lets it go on.
+    ///
+    /// # Errors
+    /// As [`Stream::set_prompt`].
+    pub fn pause(&self, paused: bool) -> Result<()> {
+        self.send(Command::Pause(paused))
+    }
+
+    /// The newest frame that is due at `now` and was not given before. Older due frames are skipped, so that a
+    /// caller that was away catches up at once; `None` while the last frame stays.
+    pub fn due_frame(&mut self, now: Instant) -> Option<TimedFrame> {
+        self.playout.due(now)
+    }
+
+    /// When the next frame is due, as far as it is made.
+    pub fn next_due(&mut self) -> Option<Instant> {
+        self.playout.next_due()
+    }
+
+    /// The number of frames that are made and wait to be shown.
+    pub fn queued(&self) -> usize {
+        self.playout.queued()
+    }
+
+    /// What happened since the last call.
+    pub fn events(&self) -> TryIter<'_, Event> {
+        self.events.try_iter()
+    }
+
+    /// Whether the thread has ended.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    fn send(&self, command: Command) -> Result<()> {
+        self.commands.try_send(command).map_err(|e| match e {
+            TrySendError::Full(_) => Error::Thread("too many commands are waiting".into()),
+            TrySendError::Disconnected(_) => Error::Thread("it has ended".into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

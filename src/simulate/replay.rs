@@ -55,6 +55,8 @@ pub struct ControlScript {
     controls: Vec<(u64, Controls)>,
     /// Changed prompts, in order.
     prompts: Vec<(u64, String)>,
+    /// The last tick that is told of.
+    last_tick: u64,
 }
 
 impl ControlScript {
@@ -81,6 +83,7 @@ impl ControlScript {
                 return Err(wrong(format!("tick {} does not come after the line before", change.tick)));
             }
             last = Some(change.tick);
+            script.last_tick = change.tick;
             if let Some(keys) = &change.keys {
                 controls = Controls { look: controls.look, ..from_keys(keys) };
             }
@@ -115,10 +118,9 @@ impl ControlScript {
         (span.map(|t| self.at(t).0).collect(), prompt)
     }
 
-    /// The tick of the last change.
+    /// The tick of the last line.
     pub fn last_tick(&self) -> u64 {
-        let last = |t: Option<u64>| t.unwrap_or(0);
-        last(self.controls.last().map(|c| c.0)).max(last(self.prompts.last().map(|p| p.0)))
+        self.last_tick
     }
 
     /// Appends the controls of a tick, as far as a file can hold them: walking is all or nothing.
@@ -126,6 +128,7 @@ impl ControlScript {
     pub fn record(&mut self, tick: u64, controls: Controls) {
         let mut controls = Controls { look: controls.look, ..from_keys(&to_keys(&controls)) };
         controls.look = controls.look.map(|x| if x.is_nan() { 0.0 } else { x.clamp(-MAX_LOOK, MAX_LOOK) });
+        self.last_tick = tick;
         if self.at(tick).0 != controls {
             self.controls.push((tick, controls));
         }
@@ -133,24 +136,26 @@ impl ControlScript {
 
     /// Appends a prompt change. Ticks must come in order.
     pub fn record_prompt(&mut self, tick: u64, prompt: &str) {
+        self.last_tick = tick;
         self.prompts.retain(|(t, _)| *t != tick);
         self.prompts.push((tick, prompt.into()));
     }
 
     fn changes(&self) -> Vec<Change> {
         let mut ticks: Vec<u64> = self.controls.iter().map(|c| c.0).chain(self.prompts.iter().map(|p| p.0)).collect();
+        ticks.push(self.last_tick);
         ticks.sort_unstable();
         ticks.dedup();
-        let mut held = None;
+        let mut held = Controls::default();
         let mut changes = Vec::with_capacity(ticks.len());
         for tick in ticks {
             let (controls, prompt) = self.at(tick);
             let keys = to_keys(&controls);
-            let before = held.replace(controls);
+            let before = std::mem::replace(&mut held, controls);
             changes.push(Change {
                 tick,
-                keys: (before.is_none_or(|b| to_keys(&b) != keys)).then_some(keys),
-                look: (before.is_none_or(|b| b.look != controls.look)).then_some(controls.look),
+                keys: (to_keys(&before) != keys).then_some(keys),
+                look: (before.look != controls.look).then_some(controls.look),
                 prompt: prompt.map(Into::into),
             });
         }
@@ -338,7 +343,7 @@ mod tests {
         let script = ControlScript::parse(FILE).unwrap();
         assert_eq!(ControlScript::parse(&script.to_string()).unwrap(), script);
         let mut recorded = ControlScript::default();
-        for tick in 0..12 {
+        for tick in 0..10 {
             let (controls, prompt) = script.at(tick);
             recorded.record(tick, controls);
             if let Some(prompt) = prompt {
@@ -363,7 +368,7 @@ mod tests {
         let replay = Replay { header, script: ControlScript::parse(FILE).unwrap() };
         let text = replay.to_string();
         assert_eq!(Replay::parse(&text).unwrap(), replay);
-        let still = Replay { script: ControlScript::default(), ..replay };
+        let still = Replay { script: ControlScript::parse(r#"{"tick":20}"#).unwrap(), ..replay };
         assert_eq!(Replay::parse(&still.to_string()).unwrap(), still);
         assert!(Replay::parse(&text.replacen(":1", ":2", 1)).unwrap_err().to_string().contains("version 2"));
         assert!(Replay::parse(FILE).unwrap_err().to_string().contains("replay line 1"));

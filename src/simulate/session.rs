@@ -266,12 +266,12 @@ mod tests {
     #[test]
     fn the_same_inputs_give_the_same_frames_and_each_input_counts() {
         let base = run(options(1, "a meadow"));
-        assert_eq!(base, run(options(1, "a meadow")));
-        assert_ne!(base, run(options(2, "a meadow")));
-        assert_ne!(base, run(options(1, "a desert")));
+        assert!(base == run(options(1, "a meadow")));
+        assert!(base != run(options(2, "a meadow")));
+        assert!(base != run(options(1, "a desert")));
         let mut image = options(1, "a meadow");
         image.start = Some(Frame { size: FrameSize::new(9, 5), rgb: vec![250; 9 * 5 * 3] });
-        assert_ne!(base, run(image));
+        assert!(base != run(image));
     }
 
     #[test]
@@ -282,7 +282,8 @@ mod tests {
             early.set_prompt(prompt).unwrap();
             late.set_prompt(prompt).unwrap();
             let [a, b] = [&mut early, &mut late].map(|s| s.step(&[Controls::default(); 2]).unwrap());
-            assert_eq!((a.index, a.first_tick, a.frames), (b.index, b.first_tick, b.frames));
+            assert_eq!((a.index, a.first_tick), (b.index, b.first_tick));
+            assert!(a.frames == b.frames);
             early.commit().unwrap();
             assert_eq!((early.tick(), late.tick()), (b.first_tick + 2, b.first_tick + 2));
         }
@@ -301,7 +302,7 @@ mod tests {
         assert!(touched.set_settings(Settings { context_noise: f32::NAN, ..settings }).is_err());
         assert!(touched.step(&[Controls::default(); 3]).is_err());
         assert!(touched.reset(options(9, "")).is_err());
-        assert_eq!(walk(&mut touched, 2), walk(&mut untouched, 2));
+        assert!(walk(&mut touched, 2) == walk(&mut untouched, 2));
     }
 
     #[test]
@@ -321,7 +322,7 @@ mod tests {
         session.reset(options(2, "b")).unwrap();
         assert_eq!((session.tick(), session.pitch(), session.prompt()), (0, 0.0, "b"));
         let mut fresh = Session::new(FakeModel::default().shared(), options(2, "b")).unwrap();
-        assert_eq!(walk(&mut session, 2), walk(&mut fresh, 2));
+        assert!(walk(&mut session, 2) == walk(&mut fresh, 2));
     }
 
     #[test]

@@ -1,0 +1,80 @@
+//! The player's controls between the window and the model thread.
+
+use std::sync::Mutex;
+
+use crate::Controls;
+
+/// What the player holds, and what he did since the model last looked.
+#[derive(Debug, Default)]
+pub struct Input(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    held: Controls,
+    tapped: Controls,
+    turned: [f32; 2],
+}
+
+impl Input {
+    /// The controls held from now on; their look is degrees a tick. A tap between two chunks is not lost.
+    pub fn hold(&self, controls: Controls) {
+        let mut state = self.lock();
+        state.tapped.jump |= controls.jump;
+        state.tapped.break_block |= controls.break_block;
+        state.tapped.place_block |= controls.place_block;
+        state.held = controls;
+    }
+
+    /// Turns the camera by degrees of yaw (right positive) and pitch (up positive), spread over the next chunk.
+    pub fn turn(&self, yaw: f32, pitch: f32) {
+        let mut state = self.lock();
+        state.turned[0] += yaw;
+        state.turned[1] += pitch;
+    }
+
+    /// The controls for the next `ticks` ticks.
+    pub(super) fn sample(&self, ticks: usize) -> Vec<Controls> {
+        let mut state = self.lock();
+        let turned = std::mem::take(&mut state.turned);
+        let tapped = std::mem::take(&mut state.tapped);
+        let mut controls = state.held;
+        for axis in 0..2 {
+            controls.look[axis] += turned[axis] / ticks as f32;
+        }
+        let mut controls = vec![controls; ticks];
+        controls[0].jump |= tapped.jump;
+        controls[0].break_block |= tapped.break_block;
+        controls[0].place_block |= tapped.place_block;
+        controls
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // The state is valid after every statement, so a panic elsewhere does not spoil it.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_add_up_and_are_spread_over_the_chunk() {
+        let input = Input::default();
+        input.turn(3.0, 1.0);
+        input.turn(5.0, -2.0);
+        let looks: Vec<_> = input.sample(2).iter().map(|c| c.look).collect();
+        assert_eq!(looks, [[4.0, -0.5]; 2]);
+        assert_eq!(input.sample(2)[0].look, [0.0; 2], "a turn is spent");
+    }
+
+    #[test]
+    fn holding_lasts_and_a_tap_is_not_lost() {
+        let input = Input::default();
+        input.hold(Controls { forward: 1.0, jump: true, ..Default::default() });
+        input.hold(Controls { forward: 1.0, ..Default::default() });
+        let first = input.sample(2);
+        assert_eq!((first[0].jump, first[1].jump), (true, false));
+        assert_eq!(input.sample(2), [Controls { forward: 1.0, ..Default::default() }; 2]);
+    }
+}

@@ -1,0 +1,184 @@
+use std::time::Duration;
+
+use super::*;
+use crate::Controls;
+use crate::simulate::fake::{FakeModel, Fault};
+use crate::simulate::{ControlScript, Session};
+
+/// Generous: these tests are about what happens, not how fast.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A model that plays fast, so that the tests do.
+fn model() -> FakeModel {
+    let mut model = FakeModel::default();
+    model.info.fps = 500.0;
+    model
+}
+
+fn options(prompt: &str) -> StreamOptions {
+    StreamOptions { world: world(prompt), threads: Some(1), ..Default::default() }
+}
+
+fn world(prompt: &str) -> SessionOptions {
+    SessionOptions { seed: 5, prompt: prompt.into(), ..Default::default() }
+}
+
+fn start(model: FakeModel, options: StreamOptions) -> Stream {
+    Stream::start(move || Ok(model.shared()), options).unwrap()
+}
+
+fn until<T>(mut poll: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = poll() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "nothing happened");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn next_event(stream: &Stream) -> Event {
+    until(|| stream.events.try_recv().ok())
+}
+
+fn next_frame(stream: &mut Stream) -> TimedFrame {
+    until(|| stream.due_frame(Instant::now()))
+}
+
+#[test]
+fn it_loads_starts_and_shows_frames_in_order() {
+    let mut stream = start(model(), options("a meadow"));
+    assert_eq!(next_event(&stream), Event::Loaded(model().info));
+    let size = FrameSize::new(32, 32);
+    assert_eq!(next_event(&stream), Event::Started { world: 1, seed: 5, prompt: "a meadow".into(), size });
+    let mut last = None;
+    for _ in 0..6 {
+        let frame = next_frame(&mut stream);
+        assert_eq!((frame.size, frame.rgba.len()), (size, 32 * 32 * 4));
+        assert!(last < Some(frame.tick));
+        last = Some(frame.tick);
+    }
+}
+
+#[test]
+fn frames_are_those_of_a_session() {
+    let script = ControlScript::parse(
+        r#"{"tick":0,"keys":["W"],"look":[2,0]}
+           {"tick":5,"keys":[],"prompt":"a desert"}
+           {"tick":1000}"#,
+    )
+    .unwrap();
+    let mut session = Session::new(model().shared(), world("a meadow")).unwrap();
+    let mut expected = Vec::new();
+    for tick in (0..20).step_by(2) {
+        let (controls, prompt) = script.chunk(tick, 2);
+        prompt.into_iter().for_each(|p| session.set_prompt(p).unwrap());
+        expected.extend(session.step(&controls).unwrap().frames);
+    }
+    let script = Some(script);
+    let mut stream = start(model(), StreamOptions { script, ..options("a meadow") });
+    loop {
+        let frame = next_frame(&mut stream);
+        let Some(expected) = expected.get(frame.tick as usize) else { break };
+        assert!(frame.rgba == expected.to_rgba(), "tick {} differs", frame.tick);
+    }
+    assert!(stream.events().any(|e| e == Event::PromptApplied { prompt: "a desert".into(), tick: 4 }));
+}
+
+#[test]
+fn it_runs_only_a_little_ahead_of_a_player_that_does_not_look() {
+    let mut stream = start(model(), options("a meadow"));
+    let first = next_frame(&mut stream);
+    until(|| (stream.playout.queued() >= 2).then_some(()));
+    thread::sleep(Duration::from_millis(100));
+    // One chunk is shown, one waits, one is made; all are late by now, so the newest that waits comes next.
+    let newest = next_frame(&mut stream).chunk.index;
+    assert!(newest <= first.chunk.index + 3, "chunk {newest} was made while {} was shown", first.chunk.index);
+}
+
+#[test]
+fn controls_reach_the_world() {
+    let mut stream = start(model(), options("a meadow"));
+    let controls = Controls { forward: 1.0, sprint: true, ..Default::default() };
+    stream.input().hold(controls);
+    let frame = until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.controls[0].sprint));
+    assert_eq!(frame.chunk.controls, [controls; 2]);
+}
+
+#[test]
+fn a_new_world_replaces_the_old_at_once() {
+    let mut stream = start(model(), options("a meadow"));
+    next_frame(&mut stream);
+    stream.new_world(SessionOptions { seed: 6, ..world("a desert") }).unwrap();
+    let frame = until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.world == 2));
+    assert!(frame.chunk.index < 50, "it counts its chunks from 0");
+    assert!(stream.events().any(|e| matches!(e, Event::Started { world: 2, seed: 6, .. })));
+}
+
+#[test]
+fn a_bad_input_is_rejected_and_the_world_goes_on() {
+    let mut stream = start(model(), options("a meadow"));
+    next_frame(&mut stream);
+    stream.set_prompt(" ").unwrap();
+    stream.new_world(SessionOptions { size: Some(FrameSize::new(17, 16)), ..world("a") }).unwrap();
+    let rejected = |stream: &Stream| until(|| stream.events().find(|e| matches!(e, Event::Rejected(_))));
+    rejected(&stream);
+    rejected(&stream);
+    let tick = next_frame(&mut stream).tick;
+    assert!(until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > tick + 4)).chunk.world == 1);
+}
+
+#[test]
+fn errors_and_panics_of_the_model_are_told_and_a_new_world_starts() {
+    for fault in [Fault::Error, Fault::Panic] {
+        let mut stream = start(FakeModel { fault: Some((3, fault)), ..model() }, options("a meadow"));
+        let failed = until(|| {
+            stream.due_frame(Instant::now());
+            stream.events().find(|e| matches!(e, Event::Failed(_)))
+        });
+        assert!(format!("{failed:?}").contains("injected"), "{failed:?}");
+        stream.set_prompt("a desert").unwrap();
+        until(|| stream.events().find(|e| matches!(e, Event::Rejected(_))));
+        stream.new_world(world("a desert")).unwrap();
+        until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.world == 2));
+    }
+}
+
+#[test]
+fn a_model_that_does_not_load_is_told() {
+    for load in [|| Err(Error::model("models/none", "no such folder")), || panic!("no such folder")] {
+        let stream = Stream::start(load, options("a meadow")).unwrap();
+        let event = next_event(&stream);
+        assert!(matches!(&event, Event::LoadFailed(reason) if reason.contains("no such folder")), "{event:?}");
+        until(|| stream.is_finished().then_some(()));
+        assert!(stream.set_prompt("a desert").is_err());
+    }
+}
+
+#[test]
+fn pausing_holds_the_world() {
+    let mut stream = start(model(), options("a meadow"));
+    next_frame(&mut stream);
+    stream.pause(true).unwrap();
+    until(|| (stream.commands.is_empty()).then_some(()));
+    thread::sleep(Duration::from_millis(50));
+    while stream.due_frame(Instant::now()).is_some() {}
+    thread::sleep(Duration::from_millis(50));
+    assert!(stream.due_frame(Instant::now()).is_none() && stream.queued() == 0);
+    stream.pause(false).unwrap();
+    next_frame(&mut stream);
+}
+
+#[test]
+fn dropping_it_ends_the_thread() {
+    // The thread owns the wake function, and drops it when it ends.
+    let (held, dropped) = std::sync::mpsc::channel::<()>();
+    let wake: Wake = Box::new(move || {
+        let _held = &held;
+    });
+    let mut stream = start(model(), StreamOptions { wake: Some(wake), ..options("a meadow") });
+    next_frame(&mut stream);
+    drop(stream);
+    assert_eq!(dropped.recv_timeout(PATIENCE), Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
