@@ -7,9 +7,11 @@
 //! Dependencies point one way: `plugin → stream → simulate → model → kernel`. `voxel`, `dataset` and `eval`
 //! know the [`model::WorldModel`] trait, never the plugin.
 
+pub mod checkpoint;
 pub mod controls;
 pub mod dataset;
 pub mod error;
+pub mod family;
 pub mod frame;
 pub mod kernel;
 pub mod model;

@@ -3,7 +3,16 @@
 //! A [`WorldModel`] is shared, immutable weights. [`WorldModel::open`] starts a [`Rollout`], which holds
 //! one world's memory (KV cache, decoder memory) and makes it grow chunk by chunk.
 
+pub mod action;
+pub mod cache;
+pub mod config;
+pub mod dit;
+pub mod flow;
+pub mod patch;
+pub mod sampler;
 pub mod text;
+pub mod trunk;
+pub mod vcn;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -13,10 +13,11 @@ pub const FLOW_DIM: usize = 4;
 /// Queries of one task: their scores against all keys stay in the second-level cache.
 const QUERIES: usize = 24;
 
-/// The keys and values of one segment, packed for the product on the CPU.
+/// The keys and values of one segment, on the CPU packed for the product.
 pub struct KeyValues {
+    keys: Tensor,
+    values: Tensor,
     store: Store,
-    tokens: usize,
     heads: usize,
     head_dim: usize,
     /// Whether keys carry features for a bias.
@@ -61,31 +62,17 @@ impl KeyValues {
             let by_head = |x: &Tensor| x.reshape((tokens, heads, head_dim))?.transpose(0, 1)?.contiguous();
             Store::Stock { keys: by_head(keys)?, values: by_head(values)?, features: features.cloned() }
         };
-        Ok(Self { store, tokens, heads, head_dim, biased: features.is_some() })
+        Ok(Self { keys: keys.clone(), values: values.clone(), store, heads, head_dim, biased: features.is_some() })
     }
 
-    /// The keys and values as given to [`KeyValues::new`].
-    pub fn unpack(&self) -> Result<(Tensor, Tensor)> {
-        let shape = (self.tokens, self.heads * self.head_dim);
-        match &self.store {
-            Store::Packed(heads) => {
-                let element = |of_keys: bool| {
-                    let mut out = Vec::with_capacity(shape.0 * shape.1);
-                    for token in 0..self.tokens {
-                        for [keys, values] in heads {
-                            let at = |i| if of_keys { keys.get(i, token) } else { values.get(token, i) };
-                            out.extend((0..self.head_dim).map(at));
-                        }
-                    }
-                    Tensor::from_vec(out, shape, &candle_core::Device::Cpu)
-                };
-                Ok((element(true)?, element(false)?))
-            }
-            Store::Stock { keys, values, .. } => {
-                let joint = |x: &Tensor| x.transpose(0, 1)?.reshape(shape);
-                Ok((joint(keys)?, joint(values)?))
-            }
-        }
+    /// The keys as given.
+    pub fn keys(&self) -> &Tensor {
+        &self.keys
+    }
+
+    /// The values as given.
+    pub fn values(&self) -> &Tensor {
+        &self.values
     }
 }
 
@@ -250,7 +237,7 @@ mod tests {
         let by_head =
             |x: &Tensor| x.reshape((tokens, heads, head_dim)).unwrap().transpose(0, 1).unwrap().contiguous().unwrap();
         let store = Store::Stock { keys: by_head(&keys), values: by_head(&values), features: Some(features) };
-        [packed, KeyValues { store, tokens, heads, head_dim, biased: true }]
+        [packed, KeyValues { keys, values, store, heads, head_dim, biased: true }]
     }
 
     proptest! {
@@ -270,14 +257,6 @@ mod tests {
             let error = (ours - reference).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             prop_assert!(error < 1e-4, "{error}");
         }
-    }
-
-    #[test]
-    fn unpacking_gives_back_keys_and_values() {
-        let [packed, stock] = segment(21, 3, 10);
-        let ((k, v), (k2, v2)) = (packed.unpack().unwrap(), stock.unpack().unwrap());
-        let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!((flat(k), flat(v)), (flat(k2), flat(v2)));
     }
 
     #[test]

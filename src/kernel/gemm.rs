@@ -57,11 +57,6 @@ impl Packed {
         Self { rows, k, n }
     }
 
-    /// The element at a row and a column.
-    pub fn get(&self, row: usize, column: usize) -> f32 {
-        self.panel(column / NR)[row].0[column % NR]
-    }
-
     /// The panel that holds columns `16 * index..`.
     pub fn panel(&self, index: usize) -> &[Row] {
         &self.rows[index * self.k..][..self.k]

@@ -1,0 +1,124 @@
+//! From a model folder to a [`WorldModel`].
+
+mod weights;
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use candle_core::Device;
+use serde::Deserialize;
+
+use crate::family::dream::Dream;
+use crate::model::WorldModel;
+use crate::{Error, Result};
+
+pub use weights::{Vars, Weights, sha256};
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU if there is one that this build can use, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The first NVIDIA GPU.
+    Cuda,
+    /// The Apple GPU.
+    Metal,
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it is not there, or this build cannot use it.
+    pub fn open(self) -> Result<Device> {
+        let absent = |name: &str, feature: &str, e: candle_core::Error| {
+            let reason = e.to_string();
+            let reason = reason.lines().next().unwrap_or_default();
+            Error::input(format!("no {name} device: {reason} (is the feature `{feature}` on?); choose cpu or auto"))
+        };
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda => Device::new_cuda(0).map_err(|e| absent("CUDA", "cuda", e)),
+            Self::Metal => Device::new_metal(0).map_err(|e| absent("Metal", "metal", e)),
+            Self::Auto => {
+                let gpu = Device::new_cuda(0).or_else(|_| Device::new_metal(0));
+                Ok(gpu.unwrap_or(Device::Cpu))
+            }
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Metal => "metal",
+        })
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [Self::Auto, Self::Cpu, Self::Cuda, Self::Metal]
+            .into_iter()
+            .find(|choice| choice.to_string() == text)
+            .ok_or_else(|| Error::input(format!("'{text}' is no device: choose cpu, cuda, metal or auto")))
+    }
+}
+
+/// Loads the model in `folder`, whatever its family.
+///
+/// # Errors
+/// [`Error::Model`] when the folder holds no model that can be run, with the reason; [`Error::Io`] when a file cannot
+/// be read; [`Error::Input`] when the device is not there.
+pub fn load(folder: impl AsRef<Path>, device: DeviceChoice) -> Result<Arc<dyn WorldModel>> {
+    #[derive(Deserialize)]
+    struct Sniff {
+        family: String,
+    }
+    let folder = folder.as_ref();
+    if !folder.is_dir() {
+        return Err(Error::model(folder, "there is no such folder"));
+    }
+    let path = folder.join("config.json");
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let Sniff { family } = serde_json::from_str(&text).map_err(|e| Error::model(&path, e.to_string()))?;
+    match family.as_str() {
+        "dream" => Ok(Arc::new(Dream::load(folder, &device.open()?)?)),
+        other => Err(Error::model(path, format!("of the unknown family '{other}'"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_a_model_is_one_clear_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = load(folder.path().join("none"), DeviceChoice::Cpu).err().unwrap().to_string();
+        assert!(missing.contains("no such folder"), "{missing}");
+        assert!(matches!(load(folder.path(), DeviceChoice::Cpu), Err(Error::Io { .. })));
+        fs::write(folder.path().join("config.json"), r#"{"family": "mystery"}"#).unwrap();
+        let unknown = load(folder.path(), DeviceChoice::Cpu).err().unwrap().to_string();
+        assert!(unknown.contains("mystery") && !unknown.contains('\n'), "{unknown}");
+    }
+
+    #[test]
+    fn device_names_are_read_as_written() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda, DeviceChoice::Metal] {
+            assert_eq!(choice.to_string().parse::<DeviceChoice>().unwrap(), choice);
+        }
+        assert!(matches!("tpu".parse::<DeviceChoice>(), Err(Error::Input(_))));
+    }
+}

@@ -1,0 +1,3 @@
+//! The code of every published layout that can be run.
+
+pub mod dream;

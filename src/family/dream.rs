@@ -1,0 +1,151 @@
+//! Our own model: a folder with `config.json`, `vcn.safetensors`, `dit.safetensors` and a text encoder.
+
+mod world;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Device;
+
+use crate::checkpoint::{Weights, sha256};
+use crate::model::config::Config;
+use crate::model::dit::DiT;
+use crate::model::text::TextEncoder;
+use crate::model::vcn::Vcn;
+use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::{Controls, Error, Frame, FrameSize, Result};
+
+pub use world::World;
+
+/// The networks without the text encoder.
+pub struct Networks {
+    /// Their sizes.
+    pub config: Config,
+    /// Frames to latents and back.
+    pub vcn: Vcn,
+    /// Noise to latents.
+    pub dit: DiT,
+    /// Number of weights.
+    pub parameters: usize,
+    /// Where they run.
+    pub device: Device,
+}
+
+impl Networks {
+    /// Loads `config.json`, `vcn.safetensors` and `dit.safetensors`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read, [`Error::Model`] when it is not what it should be.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let config = Config::parse(&text).map_err(|reason| Error::model(&path, reason))?;
+        let vcn_weights = Weights::open(folder.join("vcn.safetensors"), device)?;
+        let vcn = Vcn::load(&vcn_weights.vars(), &config)?;
+        vcn_weights.finish()?;
+        let dit_weights = Weights::open(folder.join("dit.safetensors"), device)?;
+        let dit = DiT::load(&dit_weights.vars(), &config)?;
+        dit_weights.finish()?;
+        let parameters = vcn_weights.parameters() + dit_weights.parameters();
+        Ok(Self { config, vcn, dit, parameters, device: device.clone() })
+    }
+}
+
+/// The whole model.
+pub struct Dream {
+    info: ModelInfo,
+    networks: Arc<Networks>,
+    text: TextEncoder,
+}
+
+impl Dream {
+    /// Loads a model folder.
+    ///
+    /// # Errors
+    /// As of [`Networks::load`] and [`TextEncoder::load`].
+    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
+        let networks = Networks::load(folder, device)?;
+        let text = TextEncoder::load(folder, device)?;
+        let files =
+            ["config.json", "vcn.safetensors", "dit.safetensors", "text.json", "text.safetensors", "tokenizer.json"];
+        let config = &networks.config;
+        let info = ModelInfo {
+            family: config.family.clone(),
+            name: config.name.clone(),
+            sha256: sha256(&files.map(|name| folder.join(name)))?,
+            fps: config.fps,
+            frames_per_chunk: config.frames_per_chunk,
+            default_size: config.default_size(),
+            size_multiple: config.patch,
+            parameters: networks.parameters,
+            settings: Settings {
+                steps: config.steps,
+                first_steps: config.first_steps,
+                context_noise: config.context_noise,
+            },
+        };
+        Ok(Self { info, networks: Arc::new(networks), text })
+    }
+}
+
+impl WorldModel for Dream {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>> {
+        let prompt = self.text.encode("")?;
+        let world = World::new(Arc::clone(&self.networks), size, prompt, self.info.settings)?;
+        Ok(Box::new(DreamRollout { model: self, world }))
+    }
+}
+
+/// A [`World`] that reads its prompts.
+struct DreamRollout {
+    model: Arc<Dream>,
+    world: World,
+}
+
+impl Rollout for DreamRollout {
+    fn size(&self) -> FrameSize {
+        self.world.size
+    }
+
+    fn set_prompt(&mut self, prompt: &str) -> Result<()> {
+        self.world.set_text(self.model.text.encode(prompt)?);
+        Ok(())
+    }
+
+    fn set_settings(&mut self, settings: Settings) {
+        self.world.settings = settings;
+    }
+
+    fn observe(&mut self, frames: &[Frame], controls: &[Controls], noise: &dyn NoiseSource) -> Result<()> {
+        self.world.observe(frames, controls, noise)
+    }
+
+    fn reconstruct(&mut self, frames: &[Frame], controls: &[Controls]) -> Result<Vec<Frame>> {
+        self.world.reconstruct(frames, controls)
+    }
+
+    fn step(&mut self, controls: &[Controls], noise: &dyn NoiseSource) -> Result<Vec<Frame>> {
+        self.world.step(controls, noise)
+    }
+
+    fn commit(&mut self, noise: &dyn NoiseSource) -> Result<()> {
+        self.world.commit(noise)
+    }
+
+    fn state(&self) -> Result<RolloutState> {
+        self.world.state()
+    }
+
+    fn set_state(&mut self, state: &RolloutState) -> Result<()> {
+        self.world.set_state(state)
+    }
+
+    fn times(&self) -> StageTimes {
+        self.world.times()
+    }
+}

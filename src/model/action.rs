@@ -1,0 +1,96 @@
+//! How the controls enter a model: as numbers, and as the dead-reckoned motion of the camera.
+
+use candle_core::{Device, Tensor};
+
+use crate::controls::CONTROL_DIM;
+use crate::{Controls, Result};
+
+/// Blocks walked in a tick.
+const WALK: f64 = 0.215;
+/// How much faster a sprint is.
+const SPRINT: f64 = 1.5;
+/// A turn counts up to this many degrees: beyond it nothing seen before is in view.
+const MOST_TURN: f64 = 60.0;
+
+/// Length of a [`Camera::motion_since`].
+pub const MOTION_DIM: usize = 6;
+
+/// The controls of one chunk as `[1, ticks * CONTROL_DIM]` numbers, looks in units of 10 degrees.
+pub fn control_features(controls: &[Controls], device: &Device) -> Result<Tensor> {
+    let mut features: Vec<f32> = controls.iter().flat_map(Controls::to_vector).collect();
+    for tick in features.chunks_exact_mut(CONTROL_DIM) {
+        tick[4] *= 0.1;
+        tick[5] *= 0.1;
+    }
+    let shape = (1, features.len());
+    Ok(Tensor::from_vec(features, shape, device)?)
+}
+
+/// Where the controls alone would have taken the camera: on even ground without obstacles.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Camera {
+    yaw: f64,
+    pitch: f64,
+    x: f64,
+    z: f64,
+    jumps: f64,
+}
+
+impl Camera {
+    /// The camera after more ticks.
+    #[must_use]
+    pub fn after(mut self, controls: &[Controls]) -> Self {
+        for tick in controls {
+            self.yaw += f64::from(tick.look[0]).to_radians();
+            self.pitch += f64::from(tick.look[1]).to_radians();
+            let speed = if tick.sprint { WALK * SPRINT } else { WALK };
+            let (forward, right) = (f64::from(tick.forward) * speed, f64::from(tick.strafe) * speed);
+            let (sin, cos) = self.yaw.sin_cos();
+            self.x += forward * sin + right * cos;
+            self.z += forward * cos - right * sin;
+            self.jumps += f64::from(u8::from(tick.jump));
+        }
+        self
+    }
+
+    /// What a flow bias is linear in: turn, tilt, forward, right, jumps since `then`, and 1, seen from this camera.
+    pub fn motion_since(&self, then: &Self) -> [f32; MOTION_DIM] {
+        let limit = MOST_TURN.to_radians();
+        let tan = |angle: f64| angle.clamp(-limit, limit).tan();
+        let (x, z) = (self.x - then.x, self.z - then.z);
+        let (sin, cos) = self.yaw.sin_cos();
+        let (forward, right) = (x * sin + z * cos, x * cos - z * sin);
+        [tan(self.yaw - then.yaw), tan(self.pitch - then.pitch), forward, right, self.jumps - then.jumps, 1.0]
+            .map(|v| v as f32)
+    }
+
+    /// The camera as numbers, for a saved state.
+    pub fn to_array(&self) -> [f64; 5] {
+        [self.yaw, self.pitch, self.x, self.z, self.jumps]
+    }
+
+    /// The inverse of [`Camera::to_array`].
+    pub fn from_array([yaw, pitch, x, z, jumps]: [f64; 5]) -> Self {
+        Self { yaw, pitch, x, z, jumps }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(a: [f32; MOTION_DIM], b: [f32; MOTION_DIM]) -> bool {
+        a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5)
+    }
+
+    #[test]
+    fn motion_is_seen_from_the_camera() {
+        let start = Camera::default().after(&[Controls { look: [90.0, 0.0], ..Controls::default() }]);
+        let walk = start.after(&[Controls { forward: 1.0, jump: true, ..Controls::default() }; 2]);
+        assert!(close(walk.motion_since(&start), [0.0, 0.0, 0.43, 0.0, 2.0, 1.0]));
+        let step = start.after(&[Controls { strafe: -1.0, sprint: true, ..Controls::default() }]);
+        assert!(close(step.motion_since(&start), [0.0, 0.0, 0.0, -0.3225, 0.0, 1.0]));
+        let turn = start.after(&[Controls { look: [45.0, -80.0], ..Controls::default() }]);
+        assert!(close(turn.motion_since(&start), [1.0, -3f32.sqrt(), 0.0, 0.0, 0.0, 1.0]));
+    }
+}

@@ -1,0 +1,191 @@
+//! `config.json` of a model folder: everything that decides shapes.
+
+use serde::Deserialize;
+
+use crate::FrameSize;
+use crate::controls::CONTROL_DIM;
+
+/// A stack of transformer blocks.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrunkConfig {
+    /// Numbers per token.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Blocks that also see earlier chunks.
+    pub temporal: Vec<usize>,
+    /// How many chunks back they see.
+    pub offsets: Vec<usize>,
+}
+
+impl TrunkConfig {
+    /// Numbers per token and head.
+    pub fn head_dim(&self) -> usize {
+        self.width / self.heads
+    }
+
+    fn check(&self, name: &str) -> Result<(), String> {
+        let in_range = |value: usize, most: usize, field: &str| match value {
+            0 => Err(format!("{name}.{field} is 0")),
+            v if v > most => Err(format!("{name}.{field} is {v}, above {most}")),
+            _ => Ok(()),
+        };
+        in_range(self.width, 1 << 14, "width")?;
+        in_range(self.heads, 1 << 10, "heads")?;
+        in_range(self.layers, 1 << 10, "layers")?;
+        if self.width % (4 * self.heads) != 0 {
+            return Err(format!("{name}.width {} does not split into {} heads of 4n numbers", self.width, self.heads));
+        }
+        if !self.temporal.is_sorted_by(|a, b| a < b) || self.temporal.iter().any(|&layer| layer >= self.layers) {
+            return Err(format!("{name}.temporal {:?} are no rising layers below {}", self.temporal, self.layers));
+        }
+        if self.offsets.iter().any(|&offset| offset == 0 || offset > 1 << 12)
+            || self.temporal.is_empty() != self.offsets.is_empty()
+        {
+            return Err(format!("{name}.offsets {:?} are no numbers of chunks back", self.offsets));
+        }
+        Ok(())
+    }
+}
+
+/// The whole model.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `dream`.
+    pub family: String,
+    /// A name for people.
+    pub name: String,
+    /// Pixels across, at the size trained at.
+    pub width: usize,
+    /// Pixels down, at the size trained at.
+    pub height: usize,
+    /// Frames per second.
+    pub fps: f32,
+    /// Pixels across a token.
+    pub patch: usize,
+    /// Frames, and so ticks, of one latent.
+    pub frames_per_chunk: usize,
+    /// Numbers per tick of the controls.
+    pub controls: usize,
+    /// Length of a text embedding.
+    pub text: usize,
+    /// Numbers per token of a latent.
+    pub latent: usize,
+    /// Length of a conditioning vector.
+    pub cond: usize,
+    /// Channels of the convolutional part of the VCN.
+    pub stem: usize,
+    /// The VCN's encoder.
+    pub encoder: TrunkConfig,
+    /// The VCN's decoder.
+    pub decoder: TrunkConfig,
+    /// The diffusion transformer.
+    pub dit: TrunkConfig,
+    /// Denoising steps per chunk.
+    pub steps: usize,
+    /// Denoising steps of a chunk without a past.
+    pub first_steps: usize,
+    /// Noise level at which the past is remembered.
+    pub context_noise: f32,
+}
+
+impl Config {
+    /// Pixels across a cell, which is a position of the VCN's convolutions.
+    pub const CELL: usize = 4;
+
+    /// Reads and checks the text of a `config.json`; an error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The size trained at.
+    pub fn default_size(&self) -> FrameSize {
+        FrameSize::new(self.width, self.height)
+    }
+
+    /// Cells across a token.
+    pub fn cells(&self) -> usize {
+        self.patch / Self::CELL
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for (name, value) in [
+            ("patch", self.patch),
+            ("frames_per_chunk", self.frames_per_chunk),
+            ("text", self.text),
+            ("latent", self.latent),
+            ("cond", self.cond),
+            ("stem", self.stem),
+        ] {
+            if value == 0 || value > 1 << 14 {
+                return Err(format!("{name} is {value}, not 1 to {}", 1 << 14));
+            }
+        }
+        if self.controls != CONTROL_DIM {
+            return Err(format!("controls is {}, but a tick has {CONTROL_DIM}", self.controls));
+        }
+        if !self.patch.is_multiple_of(Self::CELL) {
+            return Err(format!("patch {} is not a multiple of {}", self.patch, Self::CELL));
+        }
+        for (name, value) in [("width", self.width), ("height", self.height)] {
+            if value == 0 || !value.is_multiple_of(self.patch) {
+                return Err(format!("{name} {value} is not a multiple of patch {}", self.patch));
+            }
+        }
+        for (name, steps) in [("steps", self.steps), ("first_steps", self.first_steps)] {
+            if !(1..=64).contains(&steps) {
+                return Err(format!("{name} is {steps}, not 1 to 64"));
+            }
+        }
+        if !(0.0..=0.5).contains(&self.context_noise) {
+            return Err(format!("context_noise is {}, not 0 to 0.5", self.context_noise));
+        }
+        if !(self.fps.is_finite() && self.fps > 0.0) {
+            return Err(format!("fps is {}", self.fps));
+        }
+        if !self.encoder.temporal.is_empty() {
+            return Err("encoder.temporal is not empty, but chunks are encoded one by one".into());
+        }
+        self.encoder.check("encoder")?;
+        self.decoder.check("decoder")?;
+        self.dit.check("dit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = include_str!("../../tests/fixtures/parity/config.json");
+
+    #[test]
+    fn a_good_config_is_read() {
+        let config = Config::parse(GOOD).unwrap();
+        assert_eq!((config.default_size(), config.dit.head_dim()), (FrameSize::new(48, 32), 16));
+    }
+
+    #[test]
+    fn a_bad_config_names_the_field() {
+        for (good, bad, field) in [
+            ("\"latent\": 8", "\"latent\": 0", "latent"),
+            ("\"latent\": 8", "\"latent\": 8, \"mystery\": 1", "mystery"),
+            ("\"latent\": 8,", "", "latent"),
+            ("\"heads\": 2", "\"heads\": 3", "encoder.width"),
+            ("\"width\": 48", "\"width\": 50", "width 50"),
+            ("\"controls\": 8", "\"controls\": 9", "controls"),
+            ("\"steps\": 2", "\"steps\": 65", "steps is 65"),
+            ("\"context_noise\": 0.1", "\"context_noise\": 0.9", "context_noise"),
+            ("\"fps\": 20.0", "\"fps\": 0.0", "fps"),
+        ] {
+            assert!(GOOD.contains(good), "{good}");
+            let reason = Config::parse(&GOOD.replacen(good, bad, 1)).unwrap_err();
+            assert!(reason.contains(field), "{reason}");
+        }
+    }
+}

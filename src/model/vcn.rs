@@ -1,0 +1,130 @@
+//! The video compression network (VCN): the frames of a chunk to one latent, compressed in time and space, and back.
+
+use candle_core::{Result as TensorResult, Tensor};
+
+use super::config::Config;
+use super::patch::{Grid, cells_to_tokens, tokens_to_cells};
+use super::trunk::{Modulation, Recall, Trunk};
+use crate::Result;
+use crate::checkpoint::Vars;
+use crate::controls::CONTROL_DIM;
+use crate::kernel::{Activation, Conv3x3, KeyValues, Linear, activate, rms_norm};
+
+/// Residual blocks of the convolutional parts.
+const RES_BLOCKS: usize = 2;
+
+/// Both halves. The decoder also attends to its features of the chunk before and knows the controls, so that motion
+/// inside a chunk comes back.
+pub struct Vcn {
+    cells: usize,
+    enc_in: Linear,
+    enc_res: Vec<ResBlock>,
+    enc_token: Linear,
+    enc_control: Linear,
+    enc_blocks: Trunk,
+    enc_out: Linear,
+    dec_in: Linear,
+    dec_control: Linear,
+    dec_blocks: Trunk,
+    dec_token: Linear,
+    dec_res: Vec<ResBlock>,
+    dec_out: Linear,
+}
+
+/// `x + conv2(silu(conv1(silu(x))))`.
+struct ResBlock {
+    conv1: Conv3x3,
+    conv2: Conv3x3,
+}
+
+impl ResBlock {
+    fn load(vars: &Vars, channels: usize) -> Result<Self> {
+        Ok(Self {
+            conv1: vars.conv3x3("conv1", channels, channels)?,
+            conv2: vars.conv3x3("conv2", channels, channels)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let h = self.conv1.forward(x, Activation::Silu, Activation::Silu, None)?;
+        self.conv2.forward(&h, Activation::None, Activation::None, Some(x))
+    }
+}
+
+impl Vcn {
+    /// Loads the network.
+    pub fn load(vars: &Vars, c: &Config) -> Result<Self> {
+        let cell = Config::CELL * Config::CELL * 3 * c.frames_per_chunk;
+        let token = c.cells() * c.cells() * c.stem;
+        let controls = CONTROL_DIM * c.frames_per_chunk;
+        let res_blocks =
+            |vars: Vars| -> Result<Vec<_>> { (0..RES_BLOCKS).map(|i| ResBlock::load(&vars.pp(i), c.stem)).collect() };
+        Ok(Self {
+            cells: c.cells(),
+            enc_in: vars.linear("enc_in", cell, c.stem)?,
+            enc_res: res_blocks(vars.pp("enc_res"))?,
+            enc_token: vars.linear("enc_token", token, c.encoder.width)?,
+            enc_control: vars.linear("enc_control", controls, c.cond)?,
+            enc_blocks: Trunk::load(&vars.pp("enc_blocks").sized_by("encoder in config.json"), &c.encoder, c.cond)?,
+            enc_out: vars.linear("enc_out", c.encoder.width, c.latent)?,
+            dec_in: vars.linear("dec_in", c.latent, c.decoder.width)?,
+            dec_control: vars.linear("dec_control", controls, c.cond)?,
+            dec_blocks: Trunk::load(&vars.pp("dec_blocks").sized_by("decoder in config.json"), &c.decoder, c.cond)?,
+            dec_token: vars.linear("dec_token", c.decoder.width, token)?,
+            dec_res: res_blocks(vars.pp("dec_res"))?,
+            dec_out: vars.linear("dec_out", c.stem, cell)?,
+        })
+    }
+
+    /// The decoder's blocks.
+    pub fn decoder(&self) -> &Trunk {
+        &self.dec_blocks
+    }
+
+    /// The latent `[tokens, latent]` of cells `[height, width, numbers]` (see
+    /// [`frames_to_cells`](crate::kernel::frames_to_cells)) and the features of their controls.
+    pub fn encode(&self, cells: &Tensor, controls: &Tensor, grid: &Grid) -> Result<Tensor> {
+        let (height, width, numbers) = cells.dims3()?;
+        let x = self.enc_in.forward(&cells.reshape((height * width, numbers))?, Activation::None)?;
+        let mut x = x.reshape((height, width, self.enc_in.outputs()))?;
+        for res in &self.enc_res {
+            x = res.forward(&x)?;
+        }
+        let x = cells_to_tokens(&activate(&x, Activation::Silu)?, self.cells)?;
+        let x = self.enc_token.forward(&x, Activation::None)?;
+        let cond = self.enc_control.forward(controls, Activation::Silu)?;
+        let (x, _) = self.enc_blocks.forward(&x, &self.enc_blocks.modulation(&cond)?, grid, &Recall::default())?;
+        Ok(rms_norm(&self.enc_out.forward(&rms_norm(&x)?, Activation::None)?)?)
+    }
+
+    /// The cells of a latent and its controls, and what the decoder remembers of them.
+    pub fn decode(
+        &self,
+        latent: &Tensor,
+        controls: &Tensor,
+        grid: &Grid,
+        recall: &Recall,
+    ) -> Result<(Tensor, Vec<KeyValues>)> {
+        let x = self.dec_in.forward(latent, Activation::None)?;
+        let (x, remembered) = self.dec_blocks.forward(&x, &self.modulation(controls)?, grid, recall)?;
+        let x = self.dec_token.forward(&rms_norm(&x)?, Activation::None)?;
+        let mut x = tokens_to_cells(&x, grid.height, grid.width, self.cells)?;
+        for res in &self.dec_res {
+            x = res.forward(&x)?;
+        }
+        let (height, width, channels) = x.dims3()?;
+        let x = activate(&x, Activation::Silu)?.reshape((height * width, channels))?;
+        let x = self.dec_out.forward(&x, Activation::None)?;
+        Ok((x.reshape((height, width, self.dec_out.outputs()))?, remembered))
+    }
+
+    /// Only what the decoder remembers of a latent and its controls.
+    pub fn remember(&self, latent: &Tensor, controls: &Tensor, grid: &Grid, recall: &Recall) -> Result<Vec<KeyValues>> {
+        let x = self.dec_in.forward(latent, Activation::None)?;
+        self.dec_blocks.remember(&x, &self.modulation(controls)?, grid, recall)
+    }
+
+    fn modulation(&self, controls: &Tensor) -> Result<Modulation> {
+        self.dec_blocks.modulation(&self.dec_control.forward(controls, Activation::Silu)?)
+    }
+}
