@@ -122,7 +122,7 @@ def main():
     p.add_argument("--model", required=True, help="model folder with the exported VCN and text encoder")
     p.add_argument("--data", nargs="+", required=True, help="folders of shards")
     p.add_argument("--held-out", required=True)
-    p.add_argument("--batch", type=int, default=8, help="clips of 6 chunks a step, over all processes")
+    p.add_argument("--batch", type=int, default=4, help="clips of 6 chunks a step, over all processes")
     args = p.parse_args()
 
     world = engine.World()
