@@ -1,0 +1,183 @@
+//! Episodes to tar shards and back.
+
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::episode::{Episode, EpisodeConfig, EpisodeMeta, record};
+use super::npy;
+use crate::controls::CONTROL_DIM;
+use crate::{Controls, Error, Frame, FrameSize, Result};
+
+/// Episodes in a full shard.
+pub const EPISODES_PER_SHARD: usize = 64;
+
+/// Episodes that are made side by side before they are written.
+const BATCH: u64 = 8;
+
+/// Records the episodes of `seeds` into shards in the folder `out`, on the threads of the current rayon pool.
+/// The files do not depend on the number of threads. `progress` is called with the number of new episodes.
+///
+/// # Errors
+/// [`Error::Io`] when a shard cannot be written.
+pub fn write_dataset(seeds: Range<u64>, config: &EpisodeConfig, out: &Path, progress: impl Fn(u64)) -> Result<()> {
+    let mut writer = ShardWriter::new(out)?;
+    let mut next = seeds.start;
+    while next < seeds.end {
+        let batch = next..seeds.end.min(next + BATCH);
+        let episodes: Vec<Episode> = batch.clone().into_par_iter().map(|seed| record(seed, config)).collect();
+        for episode in &episodes {
+            writer.write(episode)?;
+        }
+        progress(batch.end - batch.start);
+        next = batch.end;
+    }
+    writer.finish()
+}
+
+/// Writes episodes to `shard-000000.tar`, `shard-000001.tar`, … A shard has its name only once it is complete.
+pub struct ShardWriter {
+    folder: PathBuf,
+    shards: usize,
+    open: Option<(tar::Builder<BufWriter<File>>, usize)>,
+}
+
+impl ShardWriter {
+    /// A writer into `folder`, which is made if need be.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be made.
+    pub fn new(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        Ok(Self { folder: folder.to_owned(), shards: 0, open: None })
+    }
+
+    fn path(&self, ending: &str) -> PathBuf {
+        self.folder.join(format!("shard-{:06}.{ending}", self.shards))
+    }
+
+    /// Appends an episode.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the shard cannot be written.
+    pub fn write(&mut self, episode: &Episode) -> Result<()> {
+        let path = self.path("tar.part");
+        let (mut tar, count) = match self.open.take() {
+            Some(open) => open,
+            None => (tar::Builder::new(BufWriter::new(File::create(&path).map_err(Error::io(&path))?)), 0),
+        };
+        for (ending, bytes) in files(episode) {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            let name = format!("{:08}.{ending}", episode.meta.seed);
+            tar.append_data(&mut header, name, bytes.as_slice()).map_err(Error::io(&path))?;
+        }
+        self.open = Some((tar, count + 1));
+        if count + 1 == EPISODES_PER_SHARD { self.close() } else { Ok(()) }
+    }
+
+    fn close(&mut self) -> Result<()> {
+        if let Some((tar, _)) = self.open.take() {
+            let (part, path) = (self.path("tar.part"), self.path("tar"));
+            tar.into_inner().and_then(|mut file| file.flush()).map_err(Error::io(&part))?;
+            fs::rename(&part, &path).map_err(Error::io(&path))?;
+            self.shards += 1;
+        }
+        Ok(())
+    }
+
+    /// Completes the last shard.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the shard cannot be written.
+    pub fn finish(mut self) -> Result<()> {
+        self.close()
+    }
+}
+
+/// The files of an episode: ending and content.
+fn files(episode: &Episode) -> [(&'static str, Vec<u8>); 3] {
+    let EpisodeMeta { width, height, .. } = episode.meta;
+    let pixels: Vec<u8> = episode.frames.iter().flat_map(|f| f.rgb.iter().copied()).collect();
+    let actions: Vec<u8> = episode.actions.iter().flat_map(Controls::to_vector).flat_map(f32::to_le_bytes).collect();
+    let json = serde_json::to_vec(&episode.meta).expect("metadata has only text and numbers");
+    [
+        ("frames.npy", npy::encode("|u1", &[episode.frames.len(), height, width, 3], &pixels)),
+        ("actions.npy", npy::encode("<f4", &[episode.actions.len(), CONTROL_DIM], &actions)),
+        ("json", json),
+    ]
+}
+
+/// Reads the episodes of one shard, in order.
+pub struct ShardReader {
+    path: PathBuf,
+    tar: tar::Archive<BufReader<File>>,
+}
+
+impl ShardReader {
+    /// Opens a shard.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        Ok(Self { path: path.to_owned(), tar: tar::Archive::new(BufReader::new(file)) })
+    }
+
+    /// The shards in a folder, in order.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be read.
+    pub fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
+        let mut paths: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "tar")).collect();
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Calls `each` with every episode.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the shard cannot be read, [`Error::Input`] when it is not of this layout, and what `each` returns.
+    pub fn for_each(&mut self, mut each: impl FnMut(Episode) -> Result<()>) -> Result<()> {
+        let path = self.path.clone();
+        let bad = |what: &str| Error::input(format!("{}: {what}", path.display()));
+        let mut files: Vec<Vec<u8>> = Vec::new();
+        for entry in self.tar.entries().map_err(Error::io(&path))? {
+            let mut entry = entry.map_err(Error::io(&path))?;
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).map_err(Error::io(&path))?;
+            files.push(bytes);
+            if let [frames, actions, json] = files.as_slice() {
+                let meta = serde_json::from_slice(json).map_err(|e| bad(&e.to_string()))?;
+                each(episode(meta, frames, actions, &path.to_string_lossy())?)?;
+                files.clear();
+            }
+        }
+        if files.is_empty() { Ok(()) } else { Err(bad("the last episode is incomplete")) }
+    }
+}
+
+fn episode(meta: EpisodeMeta, frames: &[u8], actions: &[u8], name: &str) -> Result<Episode> {
+    let size = FrameSize::new(meta.width, meta.height);
+    let (shape, pixels) = npy::decode(frames, "|u1", name)?;
+    let (rows, numbers) = npy::decode(actions, "<f4", name)?;
+    let ticks = shape.first().copied().unwrap_or_default();
+    let fits = shape == [ticks, size.height, size.width, 3] && rows == [ticks, CONTROL_DIM];
+    if !fits || pixels.len() != ticks * size.pixels() * 3 || numbers.len() != ticks * CONTROL_DIM * 4 {
+        return Err(Error::input(format!("{name}: frames {shape:?} and actions {rows:?} do not fit {size}")));
+    }
+    let frames = pixels.chunks_exact(size.pixels() * 3).map(|rgb| Frame { size, rgb: rgb.to_vec() }).collect();
+    let row = |bytes: &[u8]| {
+        let mut vector = [0.0; CONTROL_DIM];
+        for (value, bytes) in vector.iter_mut().zip(bytes.chunks_exact(4)) {
+            *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        Controls::from_vector(vector)
+    };
+    Ok(Episode { meta, frames, actions: numbers.chunks_exact(CONTROL_DIM * 4).map(row).collect() })
+}
