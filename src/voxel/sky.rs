@@ -168,7 +168,7 @@ fn clouds(dir: Vec3, seed: u32) -> f32 {
 
 /// A few large, soft stars.
 fn star(dir: Vec3, seed: u32) -> f32 {
-    let plane = 9.0 / (dir.y + 0.5);
+    let plane = 5.0 / (dir.y + 0.5); // few and large: what a small model can remember
     let (x, z) = (dir.x * plane, dir.z * plane);
     let (cx, cz) = (x.floor(), z.floor());
     let h = hash(seed ^ 21, cx as i32, 0, cz as i32);
@@ -177,5 +177,5 @@ fn star(dir: Vec3, seed: u32) -> f32 {
     }
     let jitter = |bits: u32| 0.3 + 0.4 * (bits & 255) as f32 / 255.0;
     let (dx, dz) = (x - cx - jitter(h >> 8), z - cz - jitter(h >> 16));
-    0.8 * step(0.018, 0.0, dx * dx + dz * dz)
+    0.6 * step(0.02, 0.0, dx * dx + dz * dz)
 }
