@@ -31,9 +31,6 @@ mod spawn;
 mod terrain;
 mod vec3;
 
-#[cfg(test)]
-mod tests;
-
 pub use block::{Block, Material, Shape};
 pub use caption::{caption, describe};
 pub use grid::Hit;
@@ -128,8 +125,9 @@ impl World {
         self.ticks = self.ticks.wrapping_add(1);
         self.sky_age = (self.sky_age + 1).min(TRANSITION_TICKS);
         self.edit_pause = self.edit_pause.saturating_sub(1);
-        controls.break_block &= self.edit_pause == 0 && self.break_block();
-        controls.place_block &= self.edit_pause == 0 && !controls.break_block && self.place_block();
+        let may_edit = self.edit_pause == 0;
+        controls.break_block = controls.break_block && may_edit && self.break_block();
+        controls.place_block = controls.place_block && may_edit && !controls.break_block && self.place_block();
         if controls.break_block || controls.place_block {
             self.edit_pause = EDIT_PAUSE;
         }
@@ -199,6 +197,12 @@ impl World {
     pub fn clearance(&self, turn: f32, max: f32) -> f32 {
         let dir = Vec3::looking(self.pose().yaw + turn, 0.0);
         self.grid.cast(self.pose().eye(), dir, max, Stop::Opaque).map_or(max, |hit| hit.t)
+    }
+
+    /// Whether there is water at a distance in blocks, in a direction relative to the view's yaw.
+    pub fn water_ahead(&self, turn: f32, distance: f32) -> bool {
+        let at = self.pose().feet + Vec3::looking(self.pose().yaw + turn, 0.0) * distance;
+        self.grid.get([at.x.floor() as i32, terrain::SEA, at.z.floor() as i32]) == Block::Water
     }
 
     /// Whether a step of one block is in the way of these controls, with room above it to jump.

@@ -13,7 +13,8 @@ pub struct Shape {
 
 const CUBE: Shape = Shape { inset: 0.0, height: 1.0 };
 const TRUNK: Shape = Shape { inset: 0.18, height: 1.0 };
-const FLOWER: Shape = Shape { inset: 0.36, height: 0.5 };
+const FLOWER: Shape = Shape { inset: 0.32, height: 0.36 };
+const BUSH: Shape = Shape { inset: 0.24, height: 0.55 };
 
 /// How one kind of block looks and behaves.
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +49,9 @@ blocks! {
     /// Nothing.
     Air: 0x000000 0x000000 CUBE false,
     /// Meadow ground.
-    Grass: 0x7cc455 0x7fa654 CUBE true,
+    Grass: 0x7cc455 0x86b05a CUBE true,
     /// Forest ground.
-    Moss: 0x4f8f48 0x5a7a46 CUBE true,
+    Moss: 0x549649 0x628a4c CUBE true,
     /// Under grass.
     Dirt: 0x9a7350 0x8e6a4a CUBE true,
     /// Deep ground.
@@ -60,7 +61,7 @@ blocks! {
     /// Desert rock.
     Sandstone: 0xe2bf7a 0xd3a962 CUBE true,
     /// Snowfield ground.
-    Snow: 0xf2f6fb 0xdfe8f2 CUBE true,
+    Snow: 0xe6edf5 0xdae5f0 CUBE true,
     /// Frozen ponds.
     Ice: 0xa4d4ee 0x93c4e2 CUBE true,
     /// Badlands ground.
@@ -92,13 +93,13 @@ blocks! {
     /// Crown of the fir.
     FirLeaves: 0x2f5f4c 0x295544 CUBE true,
     /// Snow on a fir.
-    SnowyLeaves: 0xe9f1f7 0x557f77 CUBE true,
+    SnowyLeaves: 0xe2ebf3 0x557f77 CUBE true,
     /// Fronds of the palm.
     PalmLeaves: 0x58ad4c 0x4c9c45 CUBE true,
     /// A green column in the desert.
     Cactus: 0x63a04e 0x528f45 TRUNK true,
     /// A dry shrub.
-    DeadBush: 0x9b7343 0x8b663b FLOWER false,
+    DeadBush: 0xa67c49 0x987142 BUSH false,
     /// A red flower.
     Poppy: 0xe4483c 0xd8433a FLOWER false,
     /// A yellow flower.
@@ -106,7 +107,7 @@ blocks! {
     /// A white flower.
     Daisy: 0xf8f4ee 0xebe7e2 FLOWER false,
     /// A violet flower.
-    Bellflower: 0x9a6bd8 0x8d60ca FLOWER false,
+    Bellflower: 0xb287e6 0xa67ada FLOWER false,
     /// A red mushroom.
     Mushroom: 0xd24a3a 0xefe3cf FLOWER false,
     /// Walls of huts.

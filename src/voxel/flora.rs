@@ -100,7 +100,7 @@ fn tree(grid: &mut Grid, spot: &Spot, biome: Biome) {
         Biome::Snowfield if spot.luck(0) < 0.26 => fir(grid, spot),
         Biome::Badlands if spot.luck(0) < 0.08 => cactus(grid, spot),
         Biome::Badlands if spot.luck(0) < 0.11 => boulder(grid, spot, Block::ClayRed),
-        Biome::Shore if spot.luck(0) < 0.36 => palm(grid, spot),
+        Biome::Shore if spot.luck(0) < 0.32 => palm(grid, spot),
         _ => {}
     }
 }
@@ -150,9 +150,8 @@ fn fir(grid: &mut Grid, spot: &Spot) {
     trunk(grid, spot, Block::FirLog, 2);
     let mut y = spot.y + 2;
     for ring in 0..rings {
-        let radius = if ring == 0 { 2.3 } else if ring + 1 < rings { 1.6 } else { 1.1 };
         for layer in 0..2 {
-            let radius: f32 = if layer == 0 { radius } else { radius - 0.9 };
+            let radius = 1.05 + 0.5 * (rings - 1 - ring) as f32 - 0.5 * layer as f32;
             for dz in -2i32..=2 {
                 for dx in -2i32..=2 {
                     if ((dx * dx + dz * dz) as f32) < radius * radius {

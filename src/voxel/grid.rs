@@ -50,7 +50,7 @@ impl Grid {
     }
 
     fn column(x: i32, z: i32) -> usize {
-        ((z & (EXTENT - 1)) * EXTENT + (x & (EXTENT - 1))) as usize
+        ((z & (EXTENT - 1)) << 8 | x & (EXTENT - 1)) as usize
     }
 
     /// The block of a cell; air above the top, stone below the bottom.
@@ -87,15 +87,15 @@ impl Grid {
     /// The first block on the way from `origin` along `dir`, up to `max` times `dir`.
     pub fn cast(&self, origin: Vec3, dir: Vec3, max: f32, stop: Stop) -> Option<Hit> {
         let masks = if stop == Stop::Visible { &self.visible } else { &self.opaque };
-        let (mut x, mut z) = (origin.x.floor() as i32, origin.z.floor() as i32);
+        let (mut x, mut z) = (floor(origin.x), floor(origin.z));
         let (sx, sz) = (if dir.x < 0.0 { -1 } else { 1 }, if dir.z < 0.0 { -1 } else { 1 });
         let (step_x, step_z) = (1.0 / dir.x.abs().max(1e-9), 1.0 / dir.z.abs().max(1e-9));
-        let edge = |o: f32, s: i32| if s > 0 { o.floor() + 1.0 - o } else { o - o.floor() };
+        let edge = |o: f32, s: i32| if s > 0 { floor(o) as f32 + 1.0 - o } else { o - floor(o) as f32 };
         let (mut next_x, mut next_z) = (edge(origin.x, sx) * step_x, edge(origin.z, sz) * step_z);
-        let (mut t, mut entered) = (0.0f32, None);
+        let (mut t, mut y0, mut entered) = (0.0f32, floor(origin.y), None);
         loop {
             let exit = next_x.min(next_z).min(max);
-            let (y0, y1) = ((origin.y + dir.y * t).floor() as i32, (origin.y + dir.y * exit).floor() as i32);
+            let y1 = floor(origin.y + dir.y * exit);
             if y0.min(y1) < self.ceiling {
                 let mut bits = masks[Self::column(x, z)] & span(y0.min(y1), y0.max(y1));
                 while bits != 0 {
@@ -119,18 +119,22 @@ impl Grid {
             if exit >= max {
                 return None;
             }
-            t = exit;
-            if next_x < next_z {
-                x += sx;
-                next_x += step_x;
-                entered = Some((0, -sx));
-            } else {
-                z += sz;
-                next_z += step_z;
-                entered = Some((2, -sz));
-            }
+            (t, y0) = (exit, y1);
+            // Selections instead of branches: which side comes next is a coin toss to the processor.
+            let east_west = next_x < next_z;
+            x = x.wrapping_add(if east_west { sx } else { 0 });
+            z = z.wrapping_add(if east_west { 0 } else { sz });
+            next_x += if east_west { step_x } else { 0.0 };
+            next_z += if east_west { 0.0 } else { step_z };
+            entered = Some(if east_west { (0, -sx) } else { (2, -sz) });
         }
     }
+}
+
+/// Rounds down; several times faster than `f32::floor` where the target has no instruction for it.
+pub fn floor(v: f32) -> i32 {
+    let towards_zero = v as i32;
+    towards_zero.wrapping_sub(i32::from(v < towards_zero as f32))
 }
 
 /// The bits `low..=high`.
@@ -139,7 +143,7 @@ fn span(low: i32, high: i32) -> u64 {
         return 0;
     }
     let (low, high) = (low.max(0), high.min(HEIGHT - 1));
-    (u64::MAX << low) & (u64::MAX >> (63 - high))
+    u64::MAX.wrapping_shl(low as u32) & u64::MAX.wrapping_shr(63 - high as u32)
 }
 
 /// The face of the cube at height `y` that a ray meets which enters the column at `t` and height `y0`.

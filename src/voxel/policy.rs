@@ -90,6 +90,10 @@ impl Gesture {
         Self { ticks, ..Self::default() }
     }
 
+    fn is_pause(&self) -> bool {
+        self.yaw == 0.0 && self.pitch == 0.0 && self.edit.is_none()
+    }
+
     /// A turn by these degrees at about `rate` degrees a tick.
     fn turn(yaw: f32, pitch: f32, rate: f32) -> Self {
         let ticks = ((yaw.abs().max(pitch.abs()) / rate).ceil() as u32).max(4);
@@ -126,7 +130,7 @@ impl Policy {
     /// A policy whose choices follow from the seed and what it sees.
     pub fn new(kind: PolicyKind, seed: u64) -> Self {
         let mut random = Random::new(seed, 1);
-        let builds = random.chance(0.17);
+        let builds = random.chance(0.28);
         let playing = if kind == PolicyKind::Mixed { PolicyKind::Wander } else { kind.clone() };
         let playing_ticks = 0;
         Self { kind, playing, playing_ticks, builds, random, feet: Feet::default(), head: VecDeque::new(), script: 0 }
@@ -191,30 +195,35 @@ impl Policy {
         let r = &mut self.random;
         let stand = |ticks| Feet { ticks, ..Feet::default() };
         self.feet = match self.playing {
-            PolicyKind::Wander => match r.weighted(&[0.58, 0.12, 0.10, 0.07, 0.13]) {
+            PolicyKind::Wander => match r.weighted(&[0.46, 0.11, 0.10, 0.07, 0.26]) {
                 0 => Feet { forward: 1.0, sprint: r.chance(0.15), hop: r.chance(0.15), ticks: r.ticks(18, 60), ..stand(0) },
                 1 => Feet { strafe: r.sign(), ticks: r.ticks(10, 24), ..stand(0) },
                 2 => Feet { forward: 1.0, strafe: r.sign(), ticks: r.ticks(10, 30), ..stand(0) },
                 3 => Feet { forward: -1.0, ticks: r.ticks(8, 20), ..stand(0) },
-                _ => stand(r.ticks(8, 24)),
+                _ => stand(r.ticks(10, 26)),
             },
             PolicyKind::Explore => Feet { forward: 1.0, sprint: r.chance(0.5), hop: r.chance(0.2), ticks: r.ticks(20, 60), ..stand(0) },
             _ => stand(r.ticks(8, 16)),
         };
+        // Who stops to look does not wait first.
+        if self.feet.forward == 0.0 && self.feet.strafe == 0.0 && self.head.front().is_some_and(Gesture::is_pause) {
+            self.head.pop_front();
+        }
     }
 
     fn refill_head(&mut self, world: &World) {
         let pitch = world.pose().pitch;
+        let standing = self.feet.forward == 0.0 && self.feet.strafe == 0.0;
         let r = &mut self.random;
         match self.playing {
             PolicyKind::Wander | PolicyKind::Explore => {
-                let rate = r.range(1.0, 4.6);
+                let rate = r.range(1.6, 5.0);
                 let calm = self.playing == PolicyKind::Explore;
-                let yaw = r.sign() * if calm { r.range(8.0, 50.0) } else { r.range(12.0, 110.0) };
+                let yaw = r.sign() * if calm { r.range(8.0, 40.0) } else { r.range(12.0, 80.0) };
                 let level = if r.chance(0.14) { r.range(-38.0, 28.0) } else { r.range(-12.0, 6.0) };
                 let (yaw, tilt) = if r.chance(0.12) { (0.0, level - pitch) } else { (yaw, (level - pitch) * 0.9) };
                 self.head.push_back(Gesture::turn(yaw, tilt, rate));
-                self.head.push_back(Gesture::pause(if calm { r.ticks(14, 40) } else { r.ticks(8, 32) }));
+                self.head.push_back(Gesture::pause(if calm { r.ticks(36, 76) } else if standing { r.ticks(3, 8) } else { r.ticks(30, 64) }));
             }
             PolicyKind::Look => {
                 let yaw = r.sign() * r.range(30.0, 130.0);
@@ -249,10 +258,11 @@ impl Policy {
     fn avoid(&mut self, world: &World) {
         let walks = matches!(self.playing, PolicyKind::Wander | PolicyKind::Explore);
         let busy = self.head.front().is_some_and(|g| g.avoids);
-        if !walks || busy || [-12.0, 0.0, 12.0].iter().all(|&turn| world.clearance(turn, 4.0) >= 3.4) {
+        let wet = self.feet.forward > 0.0 && world.water_ahead(0.0, 4.0);
+        if !walks || busy || !wet && [-12.0, 0.0, 12.0].iter().all(|&turn| world.clearance(turn, 4.0) >= 3.4) {
             return;
         }
-        let open = |turn: f32| world.clearance(turn - 15.0, 16.0).min(world.clearance(turn, 16.0)).min(world.clearance(turn + 15.0, 16.0));
+        let open = |turn: f32| if world.water_ahead(turn, 6.0) { 0.0 } else { world.clearance(turn - 15.0, 16.0).min(world.clearance(turn, 16.0)).min(world.clearance(turn + 15.0, 16.0)) };
         let ahead = [-45.0, 45.0, -75.0, 75.0, -110.0, 110.0, -150.0, 150.0, 180.0];
         let first = ahead.into_iter().find(|&turn| open(turn) > 8.0);
         let turn = first.unwrap_or_else(|| self.random.sign() * 120.0);

@@ -3,6 +3,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use super::grid::floor;
+
 /// A stream of choices (`ChaCha8`), the same on every machine.
 #[derive(Clone, Debug)]
 pub struct Random(ChaCha8Rng);
@@ -81,9 +83,8 @@ pub fn hash_unit(seed: u32, x: i32, y: i32, z: i32) -> f32 {
 
 /// Smooth noise in 0..1 with one random value per lattice point, repeating every `period` points (a power of two).
 pub fn noise2(seed: u32, x: f32, z: f32, period: i32) -> f32 {
-    let (fx, fz) = (x.floor(), z.floor());
-    let (u, v) = (ease(x - fx), ease(z - fz));
-    let (x0, z0) = (fx as i32, fz as i32);
+    let (x0, z0) = (floor(x), floor(z));
+    let (u, v) = (ease(x - x0 as f32), ease(z - z0 as f32));
     let at = |dx: i32, dz: i32| hash_unit(seed, (x0 + dx) & (period - 1), 0, (z0 + dz) & (period - 1));
     mix(mix(at(0, 0), at(1, 0), u), mix(at(0, 1), at(1, 1), u), v)
 }

@@ -1,7 +1,7 @@
 //! The camera: one ray a pixel, four where surfaces meet, so that edges are clean and cheap.
 
 use super::block::Block;
-use super::grid::{Grid, Hit, Stop};
+use super::grid::{Grid, Hit, Stop, floor};
 use super::player::Pose;
 use super::random::{hash, hash_unit, mix, noise2, step};
 use super::sky::Sky;
@@ -59,7 +59,7 @@ impl View<'_> {
         let mut colors = Vec::with_capacity(w * h);
         for (i, sample) in samples.iter().enumerate() {
             let (x, y) = (i % w, i / w);
-            let differs = |inside: bool, j: usize| inside && samples[j].surface != sample.surface;
+            let differs = |inside: bool, j: usize| inside && samples[j].surface != sample.surface && contrast(samples[j].color, sample.color);
             let edge = differs(x > 0, i.wrapping_sub(1))
                 || differs(x + 1 < w, i + 1)
                 || differs(y > 0, i.wrapping_sub(w))
@@ -118,10 +118,10 @@ impl View<'_> {
         };
         let sun = if self.blend == 1.0 { [0.0, lit(self.skies[1])] } else { self.skies.map(lit) };
         let color = |sky: &Sky, sun: f32| {
-            let light = sky.ambient * (0.80 + 0.20 * normal.y + 0.07 * normal.x.abs()) + sky.direct * sun;
+            let light = sky.ambient * (0.88 + 0.12 * normal.y + 0.06 * normal.x.abs()) + sky.direct * sun;
             let mut color = weathered(paint, sky, normal.y > 0.0).times(light);
             if hit.block == Block::Water {
-                color = water(color, sky, dir, self.seed);
+                color = water(color, sky, dir);
             }
             color.mix(sky.air(dir), sky.haze_at(hit.t))
         };
@@ -144,7 +144,7 @@ impl View<'_> {
         let wrap = |v: i32| v & 255;
         let block = (hash_unit(self.seed, wrap(x), y, wrap(z)) - 0.5) * 0.055 * step(30.0, 10.0, hit.t);
         let texel = if hit.t < 9.0 {
-            let quarter = |v: f32| (v * 4.0).floor() as i32 & 1023;
+            let quarter = |v: f32| floor(v * 4.0) & 1023;
             let offset = at - vec3(x as f32, y as f32, z as f32) + vec3(wrap(x) as f32, y as f32, wrap(z) as f32);
             (hash_unit(self.seed ^ 5, quarter(offset.x), quarter(offset.y), quarter(offset.z)) - 0.5) * 0.035 * step(9.0, 3.0, hit.t)
         } else {
@@ -173,7 +173,7 @@ impl View<'_> {
         let corner = |a: f32, b: f32, du, dv| if a + b == 2.0 { 3.0 } else { a + b + blocked(du, dv) };
         let near = mix(corner(left, low, -1, -1), corner(right, low, 1, -1), u);
         let far = mix(corner(left, high, -1, 1), corner(right, high, 1, 1), u);
-        1.0 - 0.13 * mix(near, far, v) * step(32.0, 20.0, hit.t)
+        1.0 - 0.10 * mix(near, far, v) * step(32.0, 20.0, hit.t)
     }
 
     /// A few faint streaks or flakes. They hang in the air: turning the camera moves them across the picture.
@@ -196,7 +196,7 @@ impl View<'_> {
             draw(16, 17.0, [0.7, 7.0], rgb(0xdfe8f2), 0.16 * rain);
         }
         if snow > 0.0 {
-            draw(26, 2.0, [1.5, 1.5], rgb(0xffffff), 0.5 * snow);
+            draw(24, 2.0, [1.5, 1.5], rgb(0xffffff), 0.4 * snow);
         }
     }
 }
@@ -213,6 +213,11 @@ fn blob(colors: &mut [Vec3], size: FrameSize, [x, y]: [f32; 2], [rx, ry]: [f32; 
     }
 }
 
+/// Whether an edge between two colours can be seen.
+fn contrast(a: Vec3, b: Vec3) -> bool {
+    (a.x - b.x).abs() + (a.y - b.y).abs() + (a.z - b.z).abs() > 0.05
+}
+
 /// What wetness and frost do to a colour.
 fn weathered(paint: Vec3, sky: &Sky, looks_up: bool) -> Vec3 {
     let grey = (paint.x + paint.y + paint.z) / 3.0;
@@ -221,8 +226,8 @@ fn weathered(paint: Vec3, sky: &Sky, looks_up: bool) -> Vec3 {
 }
 
 /// Water shows the sky at grazing angles.
-fn water(body: Vec3, sky: &Sky, dir: Vec3, seed: u32) -> Vec3 {
+fn water(body: Vec3, sky: &Sky, dir: Vec3) -> Vec3 {
     let away = 1.0 + dir.y.min(0.0);
     let mirror = vec3(dir.x, dir.y.abs().max(0.02), dir.z);
-    body.mix(sky.color(mirror, seed), 0.08 + 0.62 * away * away * away * away)
+    body.mix(sky.air(mirror), 0.16 + 0.56 * away * away * away * away)
 }

@@ -40,21 +40,23 @@ impl Sky {
         let clear = Self::clear(time);
         // The overcast colour keeps a third of the hour's own tint.
         let overcast = |grey: Vec3, tint: f32| {
-            let bright = grey * match time {
-                Time::Noon => 1.0,
-                Time::Dawn => 0.86,
-                Time::Sunset => 0.74,
-                Time::Night => 0.40,
-            };
+            let bright = grey.times(match time {
+                Time::Noon => vec3(1.0, 1.0, 1.0),
+                Time::Dawn => vec3(0.90, 0.86, 0.90),
+                Time::Sunset => vec3(0.84, 0.74, 0.70),
+                Time::Night => vec3(0.40, 0.47, 0.62),
+            });
             (bright.mix(clear.horizon, tint), bright.mix(clear.zenith, tint))
         };
-        let total = clear.ambient + clear.direct * 0.45;
+        let total = clear.ambient + clear.direct * 0.5;
+        let grey = (total.x + total.y + total.z) / 3.0;
+        let total = total.mix(vec3(grey, grey, grey), if time == Time::Night { 0.0 } else { 0.5 });
         match weather {
             Weather::Clear => clear,
             Weather::Fog => {
                 let (horizon, zenith) = overcast(rgb(0xd6dade), 0.30);
                 let zenith = horizon.mix(zenith, 0.35);
-                Self { horizon, zenith, openness: 0.0, ambient: total, direct: Vec3::default(), haze: [1.5, 22.0], ..clear }
+                Self { horizon, zenith, openness: 0.0, ambient: total, direct: Vec3::default(), haze: [1.5, 26.0], ..clear }
             }
             Weather::Rain => {
                 let (horizon, zenith) = overcast(rgb(0x8e9cab), 0.25);
@@ -84,7 +86,7 @@ impl Sky {
             sun: vec3(0.45, 0.80, 0.40).normalized(),
             ambient: vec3(0.60, 0.65, 0.72),
             direct: vec3(0.52, 0.48, 0.38),
-            haze: [26.0, 72.0],
+            haze: [24.0, 66.0],
             frost: 0.0,
             wet: 0.0,
             rain: 0.0,
@@ -98,7 +100,7 @@ impl Sky {
                 glow: rgb(0x5a3a18),
                 disc: rgb(0xfff0cc),
                 cloud: rgb(0xfbdfe2),
-                sun: vec3(0.93, 0.26, -0.25).normalized(),
+                sun: vec3(0.74, 0.26, -0.58).normalized(),
                 ambient: vec3(0.60, 0.55, 0.66),
                 direct: vec3(0.48, 0.36, 0.28),
                 ..base
@@ -110,22 +112,22 @@ impl Sky {
                 disc: rgb(0xffdf90),
                 disc_radius: 0.095,
                 cloud: rgb(0xf08a72),
-                sun: vec3(-0.94, 0.22, 0.22).normalized(),
-                ambient: vec3(0.52, 0.43, 0.50),
-                direct: vec3(0.66, 0.38, 0.14),
+                sun: vec3(-0.74, 0.24, 0.60).normalized(),
+                ambient: vec3(0.58, 0.47, 0.52),
+                direct: vec3(0.54, 0.32, 0.13),
                 ..base
             },
             Time::Night => Self {
-                horizon: rgb(0x33477f),
-                zenith: rgb(0x121a40),
+                horizon: rgb(0x4158a0),
+                zenith: rgb(0x1c2858),
                 glow: rgb(0x10182e),
                 disc: rgb(0xeef2ff),
                 disc_radius: 0.07,
                 stars: 1.0,
-                cloud: rgb(0x3d4f86),
+                cloud: rgb(0x4f64a4),
                 sun: vec3(0.50, 0.48, -0.72).normalized(),
-                ambient: vec3(0.27, 0.34, 0.54),
-                direct: vec3(0.16, 0.20, 0.28),
+                ambient: vec3(0.38, 0.45, 0.64),
+                direct: vec3(0.20, 0.24, 0.30),
                 ..base
             },
         }
@@ -172,7 +174,7 @@ fn star(dir: Vec3, seed: u32) -> f32 {
     let (x, z) = (dir.x * plane, dir.z * plane);
     let (cx, cz) = (x.floor(), z.floor());
     let h = hash(seed ^ 21, cx as i32, 0, cz as i32);
-    if h % 5 > 1 {
+    if h % 5 > 0 {
         return 0.0;
     }
     let jitter = |bits: u32| 0.3 + 0.4 * (bits & 255) as f32 / 255.0;

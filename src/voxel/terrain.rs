@@ -69,16 +69,20 @@ impl Terrain {
     fn height_of(&self, biome: Biome, x: i32, z: i32) -> f32 {
         let (hill, bump) = (self.noise(2, 64, x, z), self.noise(3, 16, x, z));
         match biome {
-            Biome::Meadow => 22.0 + 6.0 * hill + 1.6 * bump,
-            Biome::Forest => 21.5 + 6.0 * hill + 2.0 * self.noise(4, 32, x, z),
-            Biome::Desert => 21.5 + 2.0 * hill + 6.0 * ease(self.noise(4, 32, x, z)),
+            Biome::Meadow => 22.6 + 6.0 * hill + 1.4 * bump,
+            Biome::Forest => 22.6 + 6.0 * hill + 2.0 * self.noise(4, 32, x, z),
+            Biome::Desert => 22.8 + 2.0 * hill + 6.0 * ease(self.noise(4, 32, x, z)),
             Biome::Snowfield => 20.0 + 7.0 * hill + 2.5 * self.noise(4, 32, x, z),
             Biome::Badlands => {
                 let mesa = self.noise(4, 32, x, z);
-                let terraces = step(0.54, 0.60, mesa) + step(0.66, 0.71, mesa) + step(0.77, 0.81, mesa);
+                let terraces = step(0.570, 0.580, mesa) + step(0.670, 0.680, mesa) + step(0.770, 0.780, mesa);
                 23.0 + 2.0 * hill + 4.0 * terraces
             }
-            Biome::Shore => 16.8 + 10.5 * hill + 1.2 * bump,
+            Biome::Shore => {
+                // The land rises slowly behind the water's edge: a wide beach.
+                let slope = 17.6 + 10.0 * hill + 1.0 * bump - SEA as f32;
+                SEA as f32 + if slope > 0.0 { 0.55 * slope } else { slope }
+            }
         }
     }
 
@@ -108,7 +112,7 @@ impl Terrain {
                 _ if depth > 4 => Block::Stone,
                 Biome::Meadow if depth == 0 => Block::Grass,
                 Biome::Forest if depth == 0 => Block::Moss,
-                Biome::Shore if depth == 0 && top > 25 => Block::Grass,
+                Biome::Shore if depth == 0 && top > 24 => Block::Grass,
                 Biome::Meadow | Biome::Forest => Block::Dirt,
                 Biome::Desert if depth > 2 => Block::Sandstone,
                 Biome::Desert | Biome::Shore => Block::Sand,
