@@ -8,6 +8,9 @@ mod episode;
 mod npy;
 mod shard;
 
+#[cfg(test)]
+mod tests;
+
 pub use episode::{CaptionSet, Episode, EpisodeConfig, EpisodeMeta, GENERATOR, SceneChange, record};
 pub use shard::{EPISODES_PER_SHARD, ShardReader, ShardWriter, write_dataset};
 

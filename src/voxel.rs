@@ -31,6 +31,9 @@ mod spawn;
 mod terrain;
 mod vec3;
 
+#[cfg(test)]
+mod tests;
+
 pub use block::{Block, Material, Shape};
 pub use caption::{caption, describe};
 pub use grid::Hit;

@@ -20,7 +20,8 @@ pub fn decode<'a>(file: &'a [u8], descr: &str, name: &str) -> Result<(Vec<usize>
     let bad = |what: &str| Error::input(format!("{name}: {what}"));
     let rest = file.strip_prefix(MAGIC).ok_or_else(|| bad("not a version 1.0 .npy file"))?;
     let (length, rest) = rest.split_first_chunk::<2>().ok_or_else(|| bad("the file is cut off"))?;
-    let (header, data) = rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or_else(|| bad("the file is cut off"))?;
+    let (header, data) =
+        rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or_else(|| bad("the file is cut off"))?;
     let header = std::str::from_utf8(header).map_err(|_| bad("the header is not text"))?;
     if !header.contains(&format!("'descr': '{descr}'")) || !header.contains("'fortran_order': False") {
         return Err(bad(&format!("expected {descr} in C order, found {}", header.trim())));

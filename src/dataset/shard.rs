@@ -134,7 +134,10 @@ impl ShardReader {
     /// [`Error::Io`] when the folder cannot be read.
     pub fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
         let entries = fs::read_dir(folder).map_err(Error::io(folder))?;
-        let mut paths: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "tar")).collect();
+        let mut paths: Vec<PathBuf> = entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "tar"))
+            .collect();
         paths.sort();
         Ok(paths)
     }

@@ -6,12 +6,50 @@ use super::scene::{Biome, Scene, Time, Weather};
 /// Names of a biome; `biome_nouns(b)[0]` is the plain one.
 pub(super) fn biome_nouns(biome: Biome) -> &'static [&'static str] {
     match biome {
-        Biome::Meadow => &["meadow", "grassland", "green field", "flower meadow", "grassy plain", "prairie", "pasture", "field of flowers"],
-        Biome::Forest => &["forest", "wood", "woodland", "green forest", "grove", "deep forest", "forest of oak and birch"],
-        Biome::Desert => &["desert", "sandy desert", "sea of sand", "dry desert", "sandy wasteland", "desert of dunes", "dune field"],
-        Biome::Snowfield => &["snowfield", "snowy plain", "winter landscape", "snowy land", "frozen tundra", "field of snow", "white winter world"],
-        Biome::Badlands => &["badlands", "red canyon land", "red rock country", "land of red mesas", "layered badlands", "clay canyon", "red rocky terrain"],
-        Biome::Shore => &["shore", "beach", "seaside", "sandy beach", "coast", "tropical beach", "seashore", "sandy coast with palms"],
+        Biome::Meadow => &[
+            "meadow",
+            "grassland",
+            "green field",
+            "flower meadow",
+            "grassy plain",
+            "prairie",
+            "pasture",
+            "field of flowers",
+        ],
+        Biome::Forest => {
+            &["forest", "wood", "woodland", "green forest", "grove", "deep forest", "forest of oak and birch"]
+        }
+        Biome::Desert => {
+            &["desert", "sandy desert", "sea of sand", "dry desert", "sandy wasteland", "desert of dunes", "dune field"]
+        }
+        Biome::Snowfield => &[
+            "snowfield",
+            "snowy plain",
+            "winter landscape",
+            "snowy land",
+            "frozen tundra",
+            "field of snow",
+            "white winter world",
+        ],
+        Biome::Badlands => &[
+            "badlands",
+            "red canyon land",
+            "red rock country",
+            "land of red mesas",
+            "layered badlands",
+            "clay canyon",
+            "red rocky terrain",
+        ],
+        Biome::Shore => &[
+            "shore",
+            "beach",
+            "seaside",
+            "sandy beach",
+            "coast",
+            "tropical beach",
+            "seashore",
+            "sandy coast with palms",
+        ],
     }
 }
 
@@ -28,22 +66,81 @@ fn adjectives(biome: Biome) -> &'static [&'static str] {
 
 fn objects(biome: Biome) -> &'static [&'static str] {
     match biome {
-        Biome::Meadow => &["flowers", "a few round trees", "colourful flowers in the grass", "green hills", "scattered trees", "bright green grass"],
-        Biome::Forest => &["oaks and birches", "tall trees", "many trees", "birch trunks", "thick green leaves", "trees all around"],
-        Biome::Desert => &["cacti", "sand dunes", "tall cacti", "dry bushes", "blocks of sandstone", "yellow sand everywhere"],
-        Biome::Snowfield => &["dark firs", "snow-covered fir trees", "frozen ponds", "deep snow", "pine trees in the snow", "ice and snow"],
-        Biome::Badlands => &["red mesas", "striped cliffs", "layers of red and orange rock", "terraces of clay", "orange hills", "red sand and rock"],
-        Biome::Shore => &["palm trees", "blue water", "palms and sand", "the sea", "water ahead", "a blue ocean and palms"],
+        Biome::Meadow => &[
+            "flowers",
+            "a few round trees",
+            "colourful flowers in the grass",
+            "green hills",
+            "scattered trees",
+            "bright green grass",
+        ],
+        Biome::Forest => {
+            &["oaks and birches", "tall trees", "many trees", "birch trunks", "thick green leaves", "trees all around"]
+        }
+        Biome::Desert => {
+            &["cacti", "sand dunes", "tall cacti", "dry bushes", "blocks of sandstone", "yellow sand everywhere"]
+        }
+        Biome::Snowfield => &[
+            "dark firs",
+            "snow-covered fir trees",
+            "frozen ponds",
+            "deep snow",
+            "pine trees in the snow",
+            "ice and snow",
+        ],
+        Biome::Badlands => &[
+            "red mesas",
+            "striped cliffs",
+            "layers of red and orange rock",
+            "terraces of clay",
+            "orange hills",
+            "red sand and rock",
+        ],
+        Biome::Shore => {
+            &["palm trees", "blue water", "palms and sand", "the sea", "water ahead", "a blue ocean and palms"]
+        }
     }
 }
 
 /// Adverbial phrases: "… at night".
 fn time_phrases(time: Time) -> &'static [&'static str] {
     match time {
-        Time::Dawn => &["at dawn", "at sunrise", "early in the morning", "in the early morning", "at first light", "at daybreak", "under a pink morning sky"],
-        Time::Noon => &["at noon", "at midday", "in the daytime", "during the day", "in broad daylight", "in the middle of the day", "under a blue sky"],
-        Time::Sunset => &["at sunset", "in the evening", "at dusk", "in the evening light", "as the sun goes down", "under an orange sky", "at the end of the day"],
-        Time::Night => &["at night", "by moonlight", "in the moonlight", "after dark", "under the moon", "under a starry sky", "in the middle of the night"],
+        Time::Dawn => &[
+            "at dawn",
+            "at sunrise",
+            "early in the morning",
+            "in the early morning",
+            "at first light",
+            "at daybreak",
+            "under a pink morning sky",
+        ],
+        Time::Noon => &[
+            "at noon",
+            "at midday",
+            "in the daytime",
+            "during the day",
+            "in broad daylight",
+            "in the middle of the day",
+            "under a blue sky",
+        ],
+        Time::Sunset => &[
+            "at sunset",
+            "in the evening",
+            "at dusk",
+            "in the evening light",
+            "as the sun goes down",
+            "under an orange sky",
+            "at the end of the day",
+        ],
+        Time::Night => &[
+            "at night",
+            "by moonlight",
+            "in the moonlight",
+            "after dark",
+            "under the moon",
+            "under a starry sky",
+            "in the middle of the night",
+        ],
     }
 }
 
@@ -59,10 +156,28 @@ fn time_words(time: Time) -> &'static [&'static str] {
 
 fn weather_phrases(weather: Weather) -> &'static [&'static str] {
     match weather {
-        Weather::Clear => &["in clear weather", "with clear skies", "on a clear day", "with a clear view", "in fine weather"],
-        Weather::Fog => &["in fog", "in thick fog", "in the mist", "with fog all around", "covered in fog", "lost in mist"],
-        Weather::Rain => &["in the rain", "while it rains", "on a rainy day", "with rain falling", "in a rain shower", "in wet weather"],
-        Weather::Snowfall => &["while it snows", "in falling snow", "with snow falling", "in a snowfall", "with snowflakes in the air", "during light snow"],
+        Weather::Clear => {
+            &["in clear weather", "with clear skies", "on a clear day", "with a clear view", "in fine weather"]
+        }
+        Weather::Fog => {
+            &["in fog", "in thick fog", "in the mist", "with fog all around", "covered in fog", "lost in mist"]
+        }
+        Weather::Rain => &[
+            "in the rain",
+            "while it rains",
+            "on a rainy day",
+            "with rain falling",
+            "in a rain shower",
+            "in wet weather",
+        ],
+        Weather::Snowfall => &[
+            "while it snows",
+            "in falling snow",
+            "with snow falling",
+            "in a snowfall",
+            "with snowflakes in the air",
+            "during light snow",
+        ],
     }
 }
 
@@ -108,7 +223,8 @@ pub fn caption(scene: Scene, random: &mut Random) -> String {
     let sky = random.pick(weather_words(weather));
     let how = random.pick(weather_adjectives(weather));
     let a_noun = article(noun);
-    let an_adjective_noun = if noun.contains(adjective) { article(noun) } else { article(&format!("{adjective} {noun}")) };
+    let an_adjective_noun =
+        if noun.contains(adjective) { article(noun) } else { article(&format!("{adjective} {noun}")) };
     let a_how_noun = article(&format!("{how} {noun}"));
     let both = if thing == other { thing.to_owned() } else { format!("{thing} and {other}") };
 

@@ -46,7 +46,12 @@ impl Grid {
     /// A grid of air.
     pub fn new() -> Self {
         let columns = (EXTENT * EXTENT) as usize;
-        Self { blocks: vec![0; columns * HEIGHT as usize], visible: vec![0; columns], opaque: vec![0; columns], ceiling: 0 }
+        Self {
+            blocks: vec![0; columns * HEIGHT as usize],
+            visible: vec![0; columns],
+            opaque: vec![0; columns],
+            ceiling: 0,
+        }
     }
 
     fn column(x: i32, z: i32) -> usize {
@@ -148,7 +153,14 @@ fn span(low: i32, high: i32) -> u64 {
 
 /// The face of the cube at height `y` that a ray meets which enters the column at `t` and height `y0`.
 /// A cube that holds the ray's origin is not seen.
-fn cube_face(origin: Vec3, dir: Vec3, t: f32, y: i32, y0: i32, entered: Option<(usize, i32)>) -> Option<(f32, usize, i32)> {
+fn cube_face(
+    origin: Vec3,
+    dir: Vec3,
+    t: f32,
+    y: i32,
+    y0: i32,
+    entered: Option<(usize, i32)>,
+) -> Option<(f32, usize, i32)> {
     if y == y0 {
         return entered.map(|(axis, side)| (t, axis, side));
     }

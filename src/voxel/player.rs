@@ -109,9 +109,8 @@ pub fn collides(grid: &Grid, feet: Vec3) -> bool {
     let cells = |from: f32, to: f32| from.floor() as i32..=to.floor() as i32;
     let half = WIDTH / 2.0;
     cells(feet.y, feet.y + TALL).any(|y| {
-        cells(feet.z - half, feet.z + half).any(|z| {
-            cells(feet.x - half, feet.x + half).any(|x| touches(grid.get([x, y, z]), [x, y, z], feet))
-        })
+        cells(feet.z - half, feet.z + half)
+            .any(|z| cells(feet.x - half, feet.x + half).any(|x| touches(grid.get([x, y, z]), [x, y, z], feet)))
     })
 }
 
@@ -119,5 +118,9 @@ fn touches(block: Block, [x, y, z]: [i32; 3], feet: Vec3) -> bool {
     let material = block.material();
     let reach = (WIDTH + 1.0) / 2.0 - material.shape.inset;
     let near = |cell: i32, at: f32| (cell as f32 + 0.5 - at).abs() < reach;
-    material.solid && near(x, feet.x) && near(z, feet.z) && feet.y < y as f32 + material.shape.height && feet.y + TALL > y as f32
+    material.solid
+        && near(x, feet.x)
+        && near(z, feet.z)
+        && feet.y < y as f32 + material.shape.height
+        && feet.y + TALL > y as f32
 }

@@ -196,13 +196,21 @@ impl Policy {
         let stand = |ticks| Feet { ticks, ..Feet::default() };
         self.feet = match self.playing {
             PolicyKind::Wander => match r.weighted(&[0.46, 0.11, 0.10, 0.07, 0.26]) {
-                0 => Feet { forward: 1.0, sprint: r.chance(0.15), hop: r.chance(0.15), ticks: r.ticks(18, 60), ..stand(0) },
+                0 => Feet {
+                    forward: 1.0,
+                    sprint: r.chance(0.15),
+                    hop: r.chance(0.15),
+                    ticks: r.ticks(18, 60),
+                    ..stand(0)
+                },
                 1 => Feet { strafe: r.sign(), ticks: r.ticks(10, 24), ..stand(0) },
                 2 => Feet { forward: 1.0, strafe: r.sign(), ticks: r.ticks(10, 30), ..stand(0) },
                 3 => Feet { forward: -1.0, ticks: r.ticks(8, 20), ..stand(0) },
                 _ => stand(r.ticks(10, 26)),
             },
-            PolicyKind::Explore => Feet { forward: 1.0, sprint: r.chance(0.5), hop: r.chance(0.2), ticks: r.ticks(20, 60), ..stand(0) },
+            PolicyKind::Explore => {
+                Feet { forward: 1.0, sprint: r.chance(0.5), hop: r.chance(0.2), ticks: r.ticks(20, 60), ..stand(0) }
+            }
             _ => stand(r.ticks(8, 16)),
         };
         // Who stops to look does not wait first.
@@ -223,7 +231,13 @@ impl Policy {
                 let level = if r.chance(0.14) { r.range(-38.0, 28.0) } else { r.range(-12.0, 6.0) };
                 let (yaw, tilt) = if r.chance(0.12) { (0.0, level - pitch) } else { (yaw, (level - pitch) * 0.9) };
                 self.head.push_back(Gesture::turn(yaw, tilt, rate));
-                self.head.push_back(Gesture::pause(if calm { r.ticks(36, 76) } else if standing { r.ticks(3, 8) } else { r.ticks(30, 64) }));
+                self.head.push_back(Gesture::pause(if calm {
+                    r.ticks(36, 76)
+                } else if standing {
+                    r.ticks(3, 8)
+                } else {
+                    r.ticks(30, 64)
+                }));
             }
             PolicyKind::Look => {
                 let yaw = r.sign() * r.range(30.0, 130.0);
@@ -262,7 +276,16 @@ impl Policy {
         if !walks || busy || !wet && [-12.0, 0.0, 12.0].iter().all(|&turn| world.clearance(turn, 4.0) >= 3.4) {
             return;
         }
-        let open = |turn: f32| if world.water_ahead(turn, 6.0) { 0.0 } else { world.clearance(turn - 15.0, 16.0).min(world.clearance(turn, 16.0)).min(world.clearance(turn + 15.0, 16.0)) };
+        let open = |turn: f32| {
+            if world.water_ahead(turn, 6.0) {
+                0.0
+            } else {
+                world
+                    .clearance(turn - 15.0, 16.0)
+                    .min(world.clearance(turn, 16.0))
+                    .min(world.clearance(turn + 15.0, 16.0))
+            }
+        };
         let ahead = [-45.0, 45.0, -75.0, 75.0, -110.0, 110.0, -150.0, 150.0, 180.0];
         let first = ahead.into_iter().find(|&turn| open(turn) > 8.0);
         let turn = first.unwrap_or_else(|| self.random.sign() * 120.0);

@@ -59,7 +59,9 @@ impl View<'_> {
         let mut colors = Vec::with_capacity(w * h);
         for (i, sample) in samples.iter().enumerate() {
             let (x, y) = (i % w, i / w);
-            let differs = |inside: bool, j: usize| inside && samples[j].surface != sample.surface && contrast(samples[j].color, sample.color);
+            let differs = |inside: bool, j: usize| {
+                inside && samples[j].surface != sample.surface && contrast(samples[j].color, sample.color)
+            };
             let edge = differs(x > 0, i.wrapping_sub(1))
                 || differs(x + 1 < w, i + 1)
                 || differs(y > 0, i.wrapping_sub(w))
@@ -146,7 +148,9 @@ impl View<'_> {
         let texel = if hit.t < 9.0 {
             let quarter = |v: f32| floor(v * 4.0) & 1023;
             let offset = at - vec3(x as f32, y as f32, z as f32) + vec3(wrap(x) as f32, y as f32, wrap(z) as f32);
-            (hash_unit(self.seed ^ 5, quarter(offset.x), quarter(offset.y), quarter(offset.z)) - 0.5) * 0.035 * step(9.0, 3.0, hit.t)
+            (hash_unit(self.seed ^ 5, quarter(offset.x), quarter(offset.y), quarter(offset.z)) - 0.5)
+                * 0.035
+                * step(9.0, 3.0, hit.t)
         } else {
             0.0
         };
@@ -188,7 +192,8 @@ impl View<'_> {
                 let part = |stream: i32| (hash(41, i as i32, stream, 0) >> 8) as f32 / (1 << 24) as f32;
                 let depth = 0.7 + 0.6 * part(2);
                 let x = (part(0) * w * 4.0 - turn * depth).rem_euclid(w * 1.25) - 0.1 * w;
-                let y = (part(1) * h * 4.0 + tilt + self.tick as f32 * speed * scale * depth).rem_euclid(h * 1.25) - 0.1 * h;
+                let y = (part(1) * h * 4.0 + tilt + self.tick as f32 * speed * scale * depth).rem_euclid(h * 1.25)
+                    - 0.1 * h;
                 blob(colors, size, [x, y], radius.map(|r| r * scale * depth), color, alpha);
             }
         };
@@ -203,7 +208,8 @@ impl View<'_> {
 
 /// A soft ellipse.
 fn blob(colors: &mut [Vec3], size: FrameSize, [x, y]: [f32; 2], [rx, ry]: [f32; 2], color: Vec3, alpha: f32) {
-    let span = |c: f32, r: f32, n: usize| ((c - r).floor().max(0.0) as usize)..((c + r).ceil().clamp(0.0, n as f32) as usize);
+    let span =
+        |c: f32, r: f32, n: usize| ((c - r).floor().max(0.0) as usize)..((c + r).ceil().clamp(0.0, n as f32) as usize);
     for py in span(y, ry + 1.0, size.height) {
         for px in span(x, rx + 1.0, size.width) {
             let (dx, dy) = ((px as f32 + 0.5 - x) / (rx + 0.3), (py as f32 + 0.5 - y) / (ry + 0.3));

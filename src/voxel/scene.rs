@@ -101,7 +101,9 @@ impl Scene {
     /// Every combination.
     pub fn all() -> impl Iterator<Item = Self> {
         Biome::ALL.iter().flat_map(|&biome| {
-            Time::ALL.iter().flat_map(move |&time| Weather::ALL.iter().map(move |&weather| Self { biome, time, weather }))
+            Time::ALL
+                .iter()
+                .flat_map(move |&time| Weather::ALL.iter().map(move |&weather| Self { biome, time, weather }))
         })
     }
 }
@@ -119,8 +121,12 @@ impl FromStr for Scene {
     /// Parses `biome time weather`.
     fn from_str(text: &str) -> Result<Self> {
         match text.split_whitespace().collect::<Vec<_>>()[..] {
-            [biome, time, weather] => Ok(Self { biome: biome.parse()?, time: time.parse()?, weather: weather.parse()? }),
-            _ => Err(Error::input(format!("'{text}' is not a scene: write biome, time and weather, for instance 'forest dawn fog'"))),
+            [biome, time, weather] => {
+                Ok(Self { biome: biome.parse()?, time: time.parse()?, weather: weather.parse()? })
+            }
+            _ => Err(Error::input(format!(
+                "'{text}' is not a scene: write biome, time and weather, for instance 'forest dawn fog'"
+            ))),
         }
     }
 }

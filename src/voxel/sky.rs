@@ -56,19 +56,47 @@ impl Sky {
             Weather::Fog => {
                 let (horizon, zenith) = overcast(rgb(0xd6dade), 0.30);
                 let zenith = horizon.mix(zenith, 0.35);
-                Self { horizon, zenith, openness: 0.0, ambient: total, direct: Vec3::default(), haze: [1.5, 26.0], ..clear }
+                Self {
+                    horizon,
+                    zenith,
+                    openness: 0.0,
+                    ambient: total,
+                    direct: Vec3::default(),
+                    haze: [1.5, 26.0],
+                    ..clear
+                }
             }
             Weather::Rain => {
                 let (horizon, zenith) = overcast(rgb(0x8e9cab), 0.25);
                 let zenith = zenith * 0.78;
                 let ambient = total.times(vec3(0.80, 0.84, 0.92));
-                Self { horizon, zenith, openness: 0.0, ambient, direct: Vec3::default(), haze: [8.0, 52.0], wet: 1.0, rain: 1.0, ..clear }
+                Self {
+                    horizon,
+                    zenith,
+                    openness: 0.0,
+                    ambient,
+                    direct: Vec3::default(),
+                    haze: [8.0, 52.0],
+                    wet: 1.0,
+                    rain: 1.0,
+                    ..clear
+                }
             }
             Weather::Snowfall => {
                 let (horizon, zenith) = overcast(rgb(0xdfe6ef), 0.25);
                 let zenith = horizon.mix(zenith, 0.6) * 0.94;
                 let ambient = total.times(vec3(0.95, 0.98, 1.04));
-                Self { horizon, zenith, openness: 0.0, ambient, direct: Vec3::default(), haze: [6.0, 42.0], frost: 0.3, snow: 1.0, ..clear }
+                Self {
+                    horizon,
+                    zenith,
+                    openness: 0.0,
+                    ambient,
+                    direct: Vec3::default(),
+                    haze: [6.0, 42.0],
+                    frost: 0.3,
+                    snow: 1.0,
+                    ..clear
+                }
             }
         }
     }
@@ -139,7 +167,8 @@ impl Sky {
         let near = dir.dot(self.sun).max(0.0);
         let (near2, low2) = (near * near, low * low);
         let near8 = near2 * near2 * near2 * near2;
-        self.horizon.mix(self.zenith, 1.0 - low2 * low) + self.glow * (self.openness * low * (0.35 * near2 + 0.65 * near8))
+        self.horizon.mix(self.zenith, 1.0 - low2 * low)
+            + self.glow * (self.openness * low * (0.35 * near2 + 0.65 * near8))
     }
 
     /// The colour of the open sky in a direction.

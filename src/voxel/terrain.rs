@@ -59,7 +59,9 @@ impl Terrain {
     /// The ground's height in blocks, not rounded.
     pub fn height(&self, x: i32, z: i32) -> f32 {
         let gentle = match (self.otherness(x, z), self.other) {
-            (share, Some(other)) if share > 0.0 => mix(self.height_of(self.biome, x, z), self.height_of(other, x, z), share),
+            (share, Some(other)) if share > 0.0 => {
+                mix(self.height_of(self.biome, x, z), self.height_of(other, x, z), share)
+            }
             _ => self.height_of(self.biome, x, z),
         };
         let wild = (self.richness - WILD).max(0.0) / (1.0 - WILD);

@@ -39,15 +39,17 @@ pub struct Args {
 
 fn seeds(text: &str) -> Result<Range<u64>> {
     let range = text.split_once("..").and_then(|(a, b)| Some(a.parse().ok()?..b.parse().ok()?));
-    range
-        .filter(|r: &Range<u64>| r.start < r.end)
-        .ok_or_else(|| Error::input(format!("'{text}' is not a range of seeds: write it as A..B with A < B, for instance 0..64")))
+    range.filter(|r: &Range<u64>| r.start < r.end).ok_or_else(|| {
+        Error::input(format!("'{text}' is not a range of seeds: write it as A..B with A < B, for instance 0..64"))
+    })
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
     if args.seeds.end > HELD_OUT_SEED && !args.held_out {
-        return Err(Error::input(format!("seeds from {HELD_OUT_SEED} up are never trained on: pass --held-out to record them for evaluation")));
+        return Err(Error::input(format!(
+            "seeds from {HELD_OUT_SEED} up are never trained on: pass --held-out to record them for evaluation"
+        )));
     }
     if args.ticks == 0 {
         return Err(Error::input("--ticks must be at least 1"));
@@ -55,9 +57,14 @@ pub fn run(args: &Args) -> Result<()> {
     if !(0.0..=1.0).contains(&args.richness) {
         return Err(Error::input(format!("--richness is {}, but must be from 0 to 1", args.richness)));
     }
-    let config = EpisodeConfig { size: args.size, ticks: args.ticks, policy: args.policy.clone(), richness: args.richness };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build().map_err(|e| Error::input(format!("--threads: {e}")))?;
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} episodes  {per_sec}  {eta} left").expect("the template is valid");
+    let config =
+        EpisodeConfig { size: args.size, ticks: args.ticks, policy: args.policy.clone(), richness: args.richness };
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build()
+        .map_err(|e| Error::input(format!("--threads: {e}")))?;
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} episodes  {per_sec}  {eta} left")
+        .expect("the template is valid");
     let bar = ProgressBar::new(args.seeds.end - args.seeds.start).with_style(style);
     pool.install(|| write_dataset(args.seeds.clone(), &config, &args.out, |n| bar.inc(n)))?;
     bar.finish();
