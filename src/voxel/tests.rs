@@ -23,7 +23,7 @@ fn a_seed_gives_the_same_frames_again() {
         let mut policy = Policy::new(PolicyKind::Mixed, 5);
         (0..60).map(|_| (world.tick(policy.next(&world)), world.render(SIZE))).collect::<Vec<_>>()
     };
-    assert_eq!(play(), play());
+    assert!(play() == play());
 }
 
 #[test]
@@ -128,7 +128,8 @@ fn a_new_sky_comes_smoothly_and_keeps_the_land() {
     let noon = world.render(SIZE);
     world.set_sky(Time::Night, Weather::Clear);
     assert_eq!(world.scene().time, Time::Night);
-    assert_eq!(world.render(SIZE), noon);
+    let change: u64 = world.render(SIZE).rgb.iter().zip(&noon.rgb).map(|(&a, &b)| u64::from(a.abs_diff(b))).sum();
+    assert!(change < noon.rgb.len() as u64 / 2, "no jump when the change begins");
     let brightness = |world: &World| world.render(SIZE).rgb.iter().map(|&v| u64::from(v)).sum::<u64>();
     let mut last = brightness(&world);
     for _ in 0..TRANSITION_TICKS {
@@ -139,7 +140,7 @@ fn a_new_sky_comes_smoothly_and_keeps_the_land() {
     }
     let night = world.render(SIZE);
     world.tick(Controls::default());
-    assert_eq!(world.render(SIZE), night);
+    assert!(world.render(SIZE) == night);
 }
 
 #[test]
