@@ -18,6 +18,7 @@ pub const MAX_LOOK: f32 = 12.0;
 ///
 /// In a recording the controls at index `t` are those that lead *to* frame `t`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "bevy", derive(bevy::prelude::Reflect))]
 pub struct Controls {
     /// Walk forward (1) or back (−1).
     pub forward: f32,

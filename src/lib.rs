@@ -15,6 +15,8 @@ pub mod family;
 pub mod frame;
 pub mod kernel;
 pub mod model;
+#[cfg(feature = "bevy")]
+pub mod plugin;
 pub mod simulate;
 pub mod stream;
 pub mod video;

@@ -48,6 +48,7 @@ pub struct ModelInfo {
 
 /// What a user may change while a world runs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "bevy", derive(bevy::prelude::Reflect))]
 pub struct Settings {
     /// Denoising steps per chunk, 1 to 64.
     pub steps: usize,

@@ -45,7 +45,8 @@ use worker::{Command, Worker};
 /// Commands and events that may wait; a caller that sends faster is told so.
 const MAILBOX: usize = 256;
 
-/// What is called on the model thread after each chunk and event, to wake a sleeping window.
+/// What is called on the model thread after each event and each chunk that comes later than
+/// [`Stream::next_due`] said, to wake a sleeping window.
 pub type Wake = Box<dyn Fn() + Send>;
 
 /// How a [`Stream`] runs.
@@ -175,7 +176,7 @@ impl Stream {
         self.playout.due(now)
     }
 
-    /// When the next frame is due, as far as it is made.
+    /// When the next frame is due, or expected if it is not made yet; `None` before the first.
     pub fn next_due(&mut self) -> Option<Instant> {
         self.playout.next_due()
     }

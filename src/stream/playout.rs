@@ -57,23 +57,29 @@ pub(super) struct Playout {
     world: Arc<AtomicU64>,
     frames: VecDeque<(Instant, TimedFrame)>,
     frames_per_chunk: usize,
+    /// When the frame after the last one that arrived is expected.
+    expected: Option<Instant>,
 }
 
 impl Playout {
     /// Plays what arrives in `chunks`, as far as it belongs to the present `world`.
     pub fn new(chunks: Receiver<TimedChunk>, world: Arc<AtomicU64>) -> Self {
-        Self { chunks, world, frames: VecDeque::new(), frames_per_chunk: 0 }
+        Self { chunks, world, frames: VecDeque::new(), frames_per_chunk: 0, expected: None }
     }
 
     pub fn due(&mut self, now: Instant) -> Option<TimedFrame> {
         let mut newest = None;
-        while self.next_due().is_some_and(|due| due <= now) {
+        while self.front_due().is_some_and(|due| due <= now) {
             newest = self.frames.pop_front().map(|(_, frame)| frame);
         }
         newest
     }
 
     pub fn next_due(&mut self) -> Option<Instant> {
+        self.front_due().or(self.expected)
+    }
+
+    fn front_due(&mut self) -> Option<Instant> {
         let world = self.world.load(Ordering::Acquire);
         self.frames.retain(|(_, frame)| frame.chunk.world == world);
         while self.frames.is_empty() {
@@ -83,6 +89,7 @@ impl Playout {
             }
             let TimedChunk { info, size, frames, due, frame_time } = chunk;
             self.frames_per_chunk = frames.len();
+            self.expected = Some(due + frame_time * frames.len() as u32);
             self.frames.extend(frames.into_iter().enumerate().map(|(i, rgba)| {
                 let tick = info.first_tick + i as u64;
                 (due + frame_time * i as u32, TimedFrame { size, rgba, tick, chunk: Arc::clone(&info) })
@@ -129,7 +136,7 @@ mod tests {
         let mut tick_at = |ms| playout.due(start + ms * MS).map(|f| f.tick);
         assert_eq!([tick_at(0), tick_at(40), tick_at(50)], [Some(0), None, Some(1)]);
         assert_eq!([tick_at(155), tick_at(500)], [Some(3), None], "tick 2 is over");
-        assert_eq!(playout.next_due(), None);
+        assert_eq!(playout.next_due(), Some(start + 200 * MS), "the next chunk is expected then");
     }
 
     #[test]

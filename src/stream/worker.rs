@@ -209,13 +209,16 @@ impl Dreaming {
 
     /// Hands the chunk over as soon as there is room, obeying commands meanwhile.
     fn deliver(&mut self, chunk: TimedChunk) -> Result<(), Stopped> {
+        let due = chunk.due;
         let mut chunk = Some(chunk);
         while chunk.as_ref().is_some_and(|c| c.info.world == self.worker.world.load(Ordering::Acquire)) {
             let Worker { chunks, commands, .. } = &self.worker;
             select! {
                 send(chunks, chunk.take().ok_or(Stopped)?) -> sent => {
                     sent.map_err(|_| Stopped)?;
-                    self.worker.wake();
+                    if due <= Instant::now() {
+                        self.worker.wake();
+                    }
                 }
                 recv(commands) -> command => {
                     let command = command.map_err(|_| Stopped)?;

@@ -1,0 +1,67 @@
+//! The Bevy plugin: a dreamed world is a component, its frames are an image.
+//!
+#![cfg_attr(feature = "window", doc = "```no_run")]
+#![cfg_attr(not(feature = "window"), doc = "```ignore")]
+//! use bevy::prelude::*;
+//! use bevy_dream::plugin::{Dream, DreamControls, DreamPlugin, DreamScreen};
+//!
+//! fn setup(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
+//!     let screen = DreamScreen::new(&mut images);
+//!     commands.spawn(Sprite::from_image(screen.0.clone()));
+//!     commands.spawn((Dream::new("models/overworld", "a meadow at noon"), screen));
+//! }
+//!
+//! fn walk(keys: Res<ButtonInput<KeyCode>>, mut controls: Single<&mut DreamControls>) {
+//!     controls.held.forward = f32::from(u8::from(keys.pressed(KeyCode::KeyW)));
+//! }
+//!
+//! App::new()
+//!     .add_plugins((DefaultPlugins, DreamPlugin::default()))
+//!     .add_systems(Startup, setup)
+//!     .add_systems(Update, walk)
+//!     .run();
+//! ```
+//!
+//! [`Dream`] says what is wanted: change a field and the world follows, despawn it and the world ends.
+//! [`DreamStatus`] says what is. The model runs on a thread of its own; no system waits for it.
+
+mod component;
+mod diagnostic;
+mod event;
+mod loader;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use bevy::prelude::*;
+
+pub use component::{Dream, DreamControls, DreamPhase, DreamScreen, DreamScript, DreamStatus};
+pub use diagnostic::{COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES};
+pub use event::{DreamChunkShown, DreamError, DreamPromptApplied, DreamStarted};
+pub use loader::ModelLoader;
+
+/// Runs every [`Dream`] in the world. Needs Bevy's `AssetPlugin` and `ImagePlugin`.
+#[derive(Default)]
+pub struct DreamPlugin {
+    /// Where models come from.
+    pub loader: ModelLoader,
+}
+
+/// The plugin's systems.
+#[derive(SystemSet, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DreamSystems {
+    /// In `PreUpdate`: events are told and frames that are due become visible.
+    Show,
+    /// In `PostUpdate`: changed [`Dream`]s and the [`DreamControls`] reach the model thread.
+    Control,
+}
+
+impl Plugin for DreamPlugin {
+    fn build(&self, app: &mut App) {
+        diagnostic::register(app);
+        app.insert_resource(self.loader.clone())
+            .add_message::<DreamChunkShown>()
+            .add_systems(PreUpdate, (run::hear, run::show).chain().in_set(DreamSystems::Show))
+            .add_systems(PostUpdate, (run::follow, run::control).chain().in_set(DreamSystems::Control));
+    }
+}

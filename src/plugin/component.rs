@@ -1,0 +1,111 @@
+//! The components of a dreamed world.
+
+use std::path::PathBuf;
+
+use bevy::asset::RenderAssetUsages;
+use bevy::prelude::*;
+
+use crate::model::Settings;
+use crate::simulate::ControlScript;
+use crate::{Controls, FrameSize};
+
+/// A dreamed world as it is wanted. Change a field and the world follows; despawn it and the world ends.
+///
+/// A new `model`, `threads` or `size` loads anew, a new `seed` starts a new world, a new `prompt` alone goes on in
+/// the present one. After a failure any change starts a new world. A value that cannot be used is told by
+/// [`DreamError`](super::DreamError) and put back.
+#[derive(Component, Clone, Debug, Default, PartialEq, Reflect)]
+#[reflect(Component, Default, Debug, PartialEq)]
+#[require(DreamControls, DreamStatus)]
+pub struct Dream {
+    /// The model's folder.
+    pub model: PathBuf,
+    /// What the world looks like.
+    pub prompt: String,
+    /// Seed of all randomness: the same seed, prompt and controls give the same frames.
+    pub seed: u64,
+    /// Whether the world stands still.
+    pub paused: bool,
+    /// Worker threads of the model; all cores when `None`.
+    pub threads: Option<usize>,
+    /// Frame size in pixels; the model's own when `None`.
+    pub size: Option<UVec2>,
+    /// Settings; those the model is shipped with when `None`.
+    pub settings: Option<Settings>,
+}
+
+impl Dream {
+    /// A world of the model in folder `model`.
+    pub fn new(model: impl Into<PathBuf>, prompt: impl Into<String>) -> Self {
+        Self { model: model.into(), prompt: prompt.into(), ..Default::default() }
+    }
+}
+
+/// What the player does in a [`Dream`]: written by the game, read once an update.
+#[derive(Component, Clone, Copy, Debug, Default, PartialEq, Reflect)]
+#[reflect(Component, Default, Debug, PartialEq)]
+pub struct DreamControls {
+    /// The controls held; their look is a steady turn in degrees a tick.
+    pub held: Controls,
+    /// Degrees turned since the last update: yaw (right positive) and pitch (up positive). Set back to zero when read.
+    pub turn: Vec2,
+}
+
+/// Controls and prompts that play in place of [`DreamControls`] until their last tick, from the start of the [`Dream`].
+#[derive(Component, Clone, Debug)]
+pub struct DreamScript(pub ControlScript);
+
+/// The image that shows a [`Dream`], for sprites, user interfaces and materials. It is added where it is absent, and
+/// lives on the graphics card only: black and one pixel large before the first frame.
+#[derive(Component, Clone, Debug, Reflect)]
+#[reflect(Component, Debug)]
+pub struct DreamScreen(pub Handle<Image>);
+
+impl DreamScreen {
+    /// A new image.
+    pub fn new(images: &mut Assets<Image>) -> Self {
+        // 8-bit sRGB. The pixels are moved to the graphics card, not kept beside it.
+        let mut image = Image { asset_usage: RenderAssetUsages::RENDER_WORLD, ..Image::default_uninit() };
+        show_in(&mut image, FrameSize::new(1, 1), vec![0, 0, 0, 255]);
+        Self(images.add(image))
+    }
+}
+
+/// A [`Dream`] as it is.
+#[derive(Component, Clone, Debug, Default, PartialEq, Reflect)]
+#[reflect(Component, Default, Debug, PartialEq)]
+pub struct DreamStatus {
+    /// Whether it runs.
+    pub phase: DreamPhase,
+    /// The model's name.
+    pub model: String,
+    /// The model's frames per second.
+    pub fps: f32,
+    /// Counts the worlds since the model was loaded, from 1.
+    pub world: u64,
+    /// The prompt in force.
+    pub prompt: String,
+    /// The tick of the frame on the screen.
+    pub tick: u64,
+    /// The size of the frame on the screen, zero before the first.
+    pub size: UVec2,
+}
+
+/// Whether a [`Dream`] runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Reflect)]
+pub enum DreamPhase {
+    /// The model is being loaded.
+    #[default]
+    Loading,
+    /// Frames are made.
+    Running,
+    /// There is no world, for this reason.
+    Failed(String),
+}
+
+/// Shows `rgba` in `image`.
+pub(super) fn show_in(image: &mut Image, size: FrameSize, rgba: Vec<u8>) {
+    let extent = &mut image.texture_descriptor.size;
+    (extent.width, extent.height) = (size.width as u32, size.height as u32);
+    image.data = Some(rgba);
+}

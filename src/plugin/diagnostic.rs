@@ -1,0 +1,49 @@
+//! What Bevy's `DiagnosticsStore` gets to know, over all worlds of an app.
+
+use std::time::Instant;
+
+use bevy::diagnostic::{Diagnostic, DiagnosticPath, Diagnostics, RegisterDiagnostic};
+use bevy::prelude::*;
+
+use crate::stream::ChunkInfo;
+
+/// Generated frames shown per second.
+pub const NATIVE_FPS: DiagnosticPath = DiagnosticPath::const_new("dream/native_fps");
+/// Frames per second that the model could make if it never waited.
+pub const MODEL_FPS: DiagnosticPath = DiagnosticPath::const_new("dream/model_fps");
+/// Milliseconds of denoising per chunk.
+pub const DENOISE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/denoise_ms");
+/// Milliseconds of decoding per chunk.
+pub const DECODE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/decode_ms");
+/// Milliseconds per chunk of writing it to the cache.
+pub const COMMIT_MS: DiagnosticPath = DiagnosticPath::const_new("dream/commit_ms");
+/// Milliseconds from the taking of the controls to the showing of the first frame made under them.
+pub const CONTROL_TO_FRAME_MS: DiagnosticPath = DiagnosticPath::const_new("dream/control_to_frame_ms");
+/// Frames that are made and wait to be shown.
+pub const QUEUED_FRAMES: DiagnosticPath = DiagnosticPath::const_new("dream/queued_frames");
+
+pub(super) fn register(app: &mut App) {
+    for (path, suffix) in [
+        (NATIVE_FPS, ""),
+        (MODEL_FPS, ""),
+        (DENOISE_MS, "ms"),
+        (DECODE_MS, "ms"),
+        (COMMIT_MS, "ms"),
+        (CONTROL_TO_FRAME_MS, "ms"),
+        (QUEUED_FRAMES, ""),
+    ] {
+        app.register_diagnostic(Diagnostic::new(path).with_suffix(suffix).with_max_history_length(60));
+    }
+}
+
+/// Measures a chunk whose first frame is shown at `now`.
+pub(super) fn measure_chunk(diagnostics: &mut Diagnostics, chunk: &ChunkInfo, now: Instant) {
+    let times = chunk.times;
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    diagnostics.add_measurement(&DENOISE_MS, || ms(times.denoise));
+    diagnostics.add_measurement(&DECODE_MS, || ms(times.decode));
+    diagnostics.add_measurement(&COMMIT_MS, || ms(times.commit));
+    diagnostics.add_measurement(&CONTROL_TO_FRAME_MS, || ms(now.saturating_duration_since(chunk.sampled)));
+    let busy = (chunk.ready - chunk.sampled + times.commit).as_secs_f64();
+    diagnostics.add_measurement(&MODEL_FPS, || chunk.controls.len() as f64 / busy);
+}

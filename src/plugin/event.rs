@@ -1,0 +1,59 @@
+//! What a dreamed world tells the game.
+
+use bevy::prelude::*;
+
+use crate::Controls;
+
+/// A chunk came to the screen.
+#[derive(Message, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamChunkShown {
+    /// The [`Dream`](super::Dream).
+    pub dream: Entity,
+    /// The world, as in [`DreamStatus`](super::DreamStatus).
+    pub world: u64,
+    /// Index of the chunk in its world, from 0.
+    pub index: u64,
+    /// The tick of its first frame.
+    pub first_tick: u64,
+    /// The controls it was made under, one a frame.
+    pub controls: Vec<Controls>,
+}
+
+/// A world began.
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamStarted {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// Counts the worlds since the model was loaded, from 1.
+    pub world: u64,
+    /// Its seed.
+    pub seed: u64,
+    /// Its first prompt.
+    pub prompt: String,
+}
+
+/// A changed prompt is in force.
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamPromptApplied {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// The prompt.
+    pub prompt: String,
+    /// The first tick it decides.
+    pub tick: u64,
+}
+
+/// Something went wrong.
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamError {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// What, in one line.
+    pub reason: String,
+    /// Whether the world has ended; otherwise an input was refused and it goes on.
+    pub fatal: bool,
+}
