@@ -1,6 +1,7 @@
 //! Attention over a few hundred keys that lie in separate segments: a frame's own and those of a cache.
 
 use candle_core::{D, Result, Tensor, bail};
+use rayon::prelude::*;
 
 use super::gemm::{NR, Packed, Tile, multiply, split, tiles, with_scratch};
 use super::math::{exp, max, simd, sum};
@@ -48,7 +49,7 @@ impl KeyValues {
             let (keys, values) = (View::new(keys)?, View::new(values)?);
             let features = features.map(View::new).transpose()?;
             let feature_dim = if features.is_some() { FLOW_DIM } else { 0 };
-            let features = features.as_deref().unwrap_or_default();
+            let (keys, values, features) = (&*keys, &*values, features.as_deref().unwrap_or_default());
             let pack = |head: usize| {
                 let keys = Packed::from_columns(head_dim + feature_dim, tokens, |token| {
                     let key = &keys[token * width + head * head_dim..][..head_dim];
@@ -57,7 +58,7 @@ impl KeyValues {
                 let values = Packed::from_rows(tokens, head_dim, |token| &values[token * width + head * head_dim..]);
                 [keys, values]
             };
-            Store::Packed((0..heads).map(pack).collect())
+            Store::Packed((0..heads).into_par_iter().with_max_len(1).map(pack).collect())
         } else {
             let by_head = |x: &Tensor| x.reshape((tokens, heads, head_dim))?.transpose(0, 1)?.contiguous();
             Store::Stock { keys: by_head(keys)?, values: by_head(values)?, features: features.cloned() }

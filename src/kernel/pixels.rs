@@ -2,6 +2,8 @@
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use super::math::simd;
+
 /// Colour channels of a frame.
 const RGB: usize = 3;
 
@@ -26,12 +28,18 @@ pub fn cells_to_frames(cells: &Tensor, frames: usize, side: usize) -> Result<Vec
         bail!("cells of {channels} channels do not hold {frames} frames of {side}x{side} pixels");
     }
     let values = cells.flatten_all()?.to_vec1::<f32>()?;
+    let mut bytes = vec![0; values.len()];
+    quantize(&values, &mut bytes);
     let mut out = vec![vec![0; height * width * side * side * RGB]; frames];
-    // A cast from float saturates, and takes not-a-number to 0.
-    visit(height, width, frames, side, |cell, frame, pixel| {
-        out[frame][pixel] = (values[cell] * 127.5 + 128.0) as u8;
-    });
+    visit(height, width, frames, side, |cell, frame, pixel| out[frame][pixel] = bytes[cell]);
     Ok(out)
+}
+
+simd! {
+    /// −1..1 to bytes; a cast from float saturates, and takes not-a-number to 0.
+    fn quantize(values: &[f32], bytes: &mut [u8]) {
+        bytes.iter_mut().zip(values).for_each(|(byte, value)| *byte = (value * 127.5 + 128.0) as u8);
+    }
 }
 
 /// Calls `at(index in cells, frame, index in the frame)` for every byte.

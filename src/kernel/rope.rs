@@ -2,9 +2,11 @@
 
 use candle_core::{D, Result, Tensor, bail};
 
+use super::gemm::split;
 use super::math::simd;
 use super::norm::inverse_rms;
-use super::op::{View, apply};
+use super::op::{SharedOut, View, apply};
+use super::threads::for_each;
 
 /// Cosines and sines `[tokens, head_dim / 2]` of a rotary embedding (Su et al. 2021) in its half-split form: pair i of
 /// a head is (i, i + head_dim / 2).
@@ -15,30 +17,25 @@ pub struct Rope {
     pub sin: Tensor,
 }
 
+/// Tokens of one task.
+const TOKENS: usize = 16;
+
 simd! {
-    fn rows(
-        qkv: &[f32], out: &mut [f32], width: usize, head_dim: usize, weights: [&[f32]; 2], cos: &[f32], sin: &[f32],
-    ) {
-        let tokens = qkv.len() / (3 * width);
+    /// The heads of one token, normed and rotated.
+    fn rotate(x: &[f32], out: &mut [f32], weight: &[f32], cos: &[f32], sin: &[f32]) {
+        let head_dim = weight.len();
         let half = head_dim / 2;
-        let (rotated, values) = out.split_at_mut(2 * tokens * width);
-        for (token, row) in qkv.chunks_exact(3 * width).enumerate() {
-            let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
-            for (which, weight) in weights.iter().enumerate() {
-                let x = &row[which * width..][..width];
-                let out = &mut rotated[(which * tokens + token) * width..][..width];
-                for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
-                    let factor = inverse_rms(x);
-                    let ((a, b), (wa, wb)) = (x.split_at(half), weight.split_at(half));
-                    let (oa, ob) = out.split_at_mut(half);
-                    for i in 0..half {
-                        let (a, b) = (a[i] * factor * wa[i], b[i] * factor * wb[i]);
-                        oa[i] = a * cos[i] - b * sin[i];
-                        ob[i] = a * sin[i] + b * cos[i];
-                    }
-                }
+        let (wa, wb, cos, sin) = (&weight[..half], &weight[half..][..half], &cos[..half], &sin[..half]);
+        for (x, out) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+            let factor = inverse_rms(x);
+            let (a, b) = (&x[..half], &x[half..][..half]);
+            let (left, right) = out.split_at_mut(half);
+            let (left, right) = (&mut left[..half], &mut right[..half]);
+            for i in 0..half {
+                let (a, b) = (a[i] * factor * wa[i], b[i] * factor * wb[i]);
+                left[i] = a * cos[i] - b * sin[i];
+                right[i] = a * sin[i] + b * cos[i];
             }
-            values[token * width..][..width].copy_from_slice(&row[2 * width..]);
         }
     }
 }
@@ -70,8 +67,25 @@ pub fn qk_norm_rope(
     }
     let (wq, wk) = (View::new(q_weight)?, View::new(k_weight)?);
     let (cos, sin) = (View::new(&rope.cos)?, View::new(&rope.sin)?);
+    let half = head_dim / 2;
     let all = apply("qk_norm_rope", qkv, (3, tokens, width), |qkv, out| {
-        rows(qkv, out, width, head_dim, [&wq, &wk], &cos, &sin);
+        let blocks: Vec<_> = split(tokens, TOKENS).collect();
+        let out = SharedOut::new(out);
+        for_each(blocks.len(), |task| {
+            let (first, count) = blocks[task];
+            for token in first..first + count {
+                let row = &qkv[token * 3 * width..][..3 * width];
+                // SAFETY: the three rows of a token belong to one task.
+                let [q, k, v] = [0, 1, 2].map(|part| unsafe {
+                    let start = (part * tokens + token) * width;
+                    out.slice(start..start + width)
+                });
+                let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
+                rotate(&row[..width], q, &wq, cos, sin);
+                rotate(&row[width..2 * width], k, &wk, cos, sin);
+                v.copy_from_slice(&row[2 * width..]);
+            }
+        });
     })?;
     Ok((all.get(0)?, all.get(1)?, all.get(2)?))
 }
