@@ -28,6 +28,8 @@
 mod component;
 mod diagnostic;
 mod event;
+#[cfg(feature = "window")]
+pub mod explorer;
 mod loader;
 mod run;
 #[cfg(test)]

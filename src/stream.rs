@@ -56,7 +56,7 @@ pub struct StreamOptions {
     pub world: SessionOptions,
     /// Worker threads of the model; all cores when `None`.
     pub threads: Option<usize>,
-    /// Controls and prompts that play instead of the player's until their last tick.
+    /// Controls and prompts of the first world that play instead of the player's until their last tick.
     pub script: Option<ControlScript>,
     /// Called when there is something new.
     pub wake: Option<Wake>,

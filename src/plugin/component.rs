@@ -51,7 +51,8 @@ pub struct DreamControls {
     pub turn: Vec2,
 }
 
-/// Controls and prompts that play in place of [`DreamControls`] until their last tick, from the start of the [`Dream`].
+/// Controls and prompts that play in place of [`DreamControls`] until their last tick, in the first world of a [`Dream`]
+/// that is spawned with it.
 #[derive(Component, Clone, Debug)]
 pub struct DreamScript(pub ControlScript);
 

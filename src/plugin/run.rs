@@ -69,7 +69,9 @@ pub(super) fn follow(
 fn window_waker(proxy: &bevy::winit::EventLoopProxyWrapper) -> Wake {
     let proxy = (**proxy).clone();
     // It fails only when the window is gone.
-    Box::new(move || drop(proxy.send_event(bevy::winit::WinitUserEvent::WakeUp)))
+    Box::new(move || {
+        proxy.send_event(bevy::winit::WinitUserEvent::WakeUp).ok();
+    })
 }
 
 /// Hands the controls over.
@@ -157,7 +159,9 @@ impl Running {
         let folder = dream.model.clone();
         let options = StreamOptions { world: session_options(dream), threads: dream.threads, script, wake };
         let stream = Stream::start(move || loader.load(&folder), options)?;
-        stream.pause(dream.paused)?;
+        if dream.paused {
+            stream.pause(true)?;
+        }
         Ok(Self { stream, asked: dream.clone(), chunk: None, shown: VecDeque::new() })
     }
 

@@ -133,6 +133,10 @@ impl Dreaming {
         let Self { pool, model, .. } = self;
         match guarded(pool, || Session::new(Arc::clone(model), options)) {
             Ok(session) => {
+                if self.session.is_some() {
+                    // The script was for the world that is left.
+                    self.worker.script = None;
+                }
                 let world = self.worker.world.fetch_add(1, Ordering::AcqRel) + 1;
                 self.pace.restart();
                 let (seed, prompt, size) = (session.seed(), session.prompt().into(), session.size());

@@ -1,0 +1,153 @@
+//! The explorer: a window to walk in a dreamed world, what `dream play` and the example `explore` open.
+//!
+//! | input | does |
+//! |---|---|
+//! | click, Esc | catches the mouse to look around, frees it |
+//! | W A S D, Shift, Space | walk, run, jump |
+//! | arrow keys | look around without a mouse |
+//! | left, right mouse button | break, place a block |
+//! | Enter | opens the prompt bar; there it applies the prompt to this world, Shift+Enter starts a new one |
+//! | 1 to 9 | preset prompts |
+//! | R | a new world of the same prompt |
+//! | F1, F3 | help, figures |
+
+mod bar;
+mod hud;
+mod keys;
+mod layout;
+mod shots;
+#[cfg(test)]
+mod tests;
+mod tour;
+mod window;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bevy::prelude::*;
+
+use super::{Dream, DreamScript, ModelLoader};
+use crate::checkpoint::DeviceChoice;
+use crate::model::Settings;
+use crate::simulate::{ControlScript, check_prompt};
+use crate::{Error, FrameSize, Result};
+
+/// What to explore.
+#[derive(Clone, Debug, Default)]
+pub struct ExploreOptions {
+    /// The model's folder.
+    pub model_dir: PathBuf,
+    /// The first prompt; the first preset when `None`.
+    pub prompt: Option<String>,
+    /// The first seed.
+    pub seed: u64,
+    /// Where the model runs.
+    pub device: DeviceChoice,
+    /// Worker threads of the model; all cores when `None`.
+    pub threads: Option<usize>,
+    /// Frame size; the model's own when `None`.
+    pub size: Option<FrameSize>,
+    /// Settings; those the model is shipped with when `None`.
+    pub settings: Option<Settings>,
+    /// Controls and prompts that play before the player takes over.
+    pub script: Option<ControlScript>,
+    /// Pictures of the window, by the time after the first frame: the last one closes the window.
+    pub screenshots: Vec<(PathBuf, Duration)>,
+}
+
+impl ExploreOptions {
+    /// The model in folder `model_dir`, all else as it comes.
+    pub fn new(model_dir: impl Into<PathBuf>) -> Self {
+        Self { model_dir: model_dir.into(), ..Default::default() }
+    }
+
+    fn first_prompt(&self) -> String {
+        self.prompt.clone().unwrap_or_else(|| presets().swap_remove(0))
+    }
+}
+
+/// Opens the window and returns when it is closed. Where there is no display or no graphics adapter, it says so on
+/// stderr and renders a short tour to a video and a picture instead.
+///
+/// # Errors
+/// [`Error::Input`] for a prompt that cannot be used, the model's errors where there is no window to show them,
+/// [`Error::Io`] when the tour or a screenshot cannot be written.
+pub fn run(options: ExploreOptions) -> Result<()> {
+    let loader = ModelLoader::on(options.device);
+    run_with(options, loader)
+}
+
+/// [`run`] with models of your own, wherever they run.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(options: ExploreOptions, loader: ModelLoader) -> Result<()> {
+    check_prompt(&options.first_prompt())?;
+    let ended = Ended::default();
+    match window::open(&options, loader.clone()) {
+        Ok(mut app) => {
+            let screenshots = options.screenshots.clone();
+            app.insert_resource(Explored(options)).insert_resource(ended.clone());
+            app.run();
+            match ended.0.get() {
+                Some(reason) => Err(Error::Thread(reason.clone())),
+                None => shots::check(&screenshots),
+            }
+        }
+        Err(reason) => {
+            say(&format!("No window ({reason}): rendering a short tour instead."));
+            tour::render(&options, &loader)
+        }
+    }
+}
+
+/// The prompts on the number keys.
+fn presets() -> Vec<String> {
+    serde_json::from_str(include_str!("../../assets/presets.json")).unwrap_or_default()
+}
+
+fn say(line: &str) {
+    // A closed stderr is no reason to stop.
+    writeln!(std::io::stderr(), "{line}").ok();
+}
+
+#[derive(Resource)]
+struct Explored(ExploreOptions);
+
+/// Why the window closed, if not by the user.
+#[derive(Resource, Clone, Default)]
+struct Ended(Arc<OnceLock<String>>);
+
+/// The explorer's systems and user interface, for an app that has a window and the [`DreamPlugin`](super::DreamPlugin).
+struct ExplorerPlugin;
+
+impl Plugin for ExplorerPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_systems(Startup, (layout::spawn, spawn_dream).chain())
+            .add_systems(Update, (bar::keys, keys::commands, keys::walk, keys::let_go).chain())
+            .add_systems(Update, (layout::fit, layout::show_screen, layout::tell_phase, layout::fade, bar::visibility))
+            .add_systems(Update, (hud::write, shots::take))
+            .init_resource::<shots::Taken>()
+            .add_observer(layout::on_error)
+            .add_observer(layout::on_prompt)
+            .add_observer(shots::on_error);
+    }
+}
+
+fn spawn_dream(mut commands: Commands, explored: Res<Explored>) {
+    let options = &explored.0;
+    let mut dream = commands.spawn(Dream {
+        model: options.model_dir.clone(),
+        prompt: options.first_prompt(),
+        seed: options.seed,
+        paused: false,
+        threads: options.threads,
+        size: options.size.map(|size| UVec2::new(size.width as u32, size.height as u32)),
+        settings: options.settings,
+    });
+    if let Some(script) = &options.script {
+        dream.insert(DreamScript(script.clone()));
+    }
+}

@@ -1,0 +1,87 @@
+//! The prompt bar.
+
+use bevy::input_focus::{FocusCause, InputFocus};
+use bevy::prelude::*;
+use bevy::text::{EditableText, TextCursorStyle, TextEdit};
+use bevy::window::{CursorGrabMode, CursorOptions, PrimaryWindow};
+
+use super::keys::{new_seed, preset};
+use super::layout::{MessageLine, sheet};
+use crate::plugin::Dream;
+use crate::simulate::{MAX_PROMPT_CHARS, check_prompt};
+
+/// The text input.
+#[derive(Component)]
+pub(super) struct PromptBar;
+
+pub(super) fn bundle() -> impl Bundle {
+    let node = Node {
+        width: percent(94),
+        padding: UiRect::axes(vmin(1.5), vmin(1)),
+        border: px(1).all(),
+        border_radius: BorderRadius::all(vmin(1)),
+        overflow: Overflow::clip(),
+        ..default()
+    };
+    (
+        PromptBar,
+        node,
+        BorderColor::all(Color::srgba(1.0, 1.0, 1.0, 0.5)),
+        sheet(),
+        EditableText { max_characters: Some(MAX_PROMPT_CHARS), ..default() },
+        TextLayout::no_wrap(),
+        TextFont { font_size: FontSize::VMin(2.6), ..default() },
+        TextCursorStyle::default(),
+    )
+}
+
+/// The bar is there while the mouse is free or someone writes.
+pub(super) fn visibility(
+    bar: Single<(Entity, &mut Visibility), With<PromptBar>>,
+    cursor: Single<&CursorOptions, With<PrimaryWindow>>,
+    focus: Res<InputFocus>,
+) {
+    let (entity, mut visibility) = bar.into_inner();
+    let wanted = cursor.grab_mode == CursorGrabMode::None || focus.get() == Some(entity);
+    visibility.set_if_neq(if wanted { Visibility::Inherited } else { Visibility::Hidden });
+}
+
+/// Enter opens the bar and applies what is written, Shift+Enter starts a new world with it, Esc leaves the bar.
+pub(super) fn keys(
+    bar: Single<(Entity, &mut EditableText), With<PromptBar>>,
+    mut dream: Single<&mut Dream>,
+    mut message: Single<&mut Text, With<MessageLine>>,
+    mut focus: ResMut<InputFocus>,
+    mut keys: ResMut<ButtonInput<KeyCode>>,
+) {
+    let (entity, mut text) = bar.into_inner();
+    let writing = focus.get() == Some(entity);
+    let enter = keys.just_pressed(KeyCode::Enter) || keys.just_pressed(KeyCode::NumpadEnter);
+    if enter && !writing {
+        text.clear();
+        text.queue_edit(TextEdit::Insert(dream.prompt.as_str().into()));
+        text.queue_edit(TextEdit::SelectAll);
+        focus.set(entity, FocusCause::Navigated);
+    } else if enter && !text.is_composing() {
+        let prompt = text.value().to_string();
+        match check_prompt(&prompt) {
+            Ok(()) => {
+                dream.prompt = prompt;
+                if keys.any_pressed([KeyCode::ShiftLeft, KeyCode::ShiftRight]) {
+                    dream.seed = new_seed();
+                }
+                focus.clear();
+            }
+            Err(error) => message.0 = error.to_string(),
+        }
+    } else if writing && keys.just_pressed(KeyCode::Escape) {
+        // This Esc is spent: it does not free the mouse as well.
+        keys.clear_just_pressed(KeyCode::Escape);
+        focus.clear();
+    }
+    if focus.get() != Some(entity)
+        && let Some(preset) = preset(&keys)
+    {
+        dream.prompt = preset;
+    }
+}

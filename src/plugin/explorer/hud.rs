@@ -1,0 +1,46 @@
+//! The figures on F3.
+
+use bevy::diagnostic::{DiagnosticPath, DiagnosticsStore};
+use bevy::prelude::*;
+
+use crate::plugin::{
+    COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, Dream, DreamStatus, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES,
+};
+
+/// The text with the figures.
+#[derive(Component)]
+pub(super) struct Figures;
+
+pub(super) fn write(
+    figures: Single<(&mut Text, &Visibility), With<Figures>>,
+    dream: Single<(&Dream, &DreamStatus)>,
+    measured: Res<DiagnosticsStore>,
+) {
+    let (mut text, visibility) = figures.into_inner();
+    if *visibility == Visibility::Hidden {
+        return;
+    }
+    let average = |path: &DiagnosticPath| measured.get(path).and_then(|d| d.average()).unwrap_or(0.0);
+    let latest = |path: &DiagnosticPath| measured.get(path).and_then(|d| d.value()).unwrap_or(0.0);
+    let (dream, status) = *dream;
+    text.0 = format!(
+        "{:.1} native frames a second (the model alone {:.1})\n\
+         denoise {:.0} ms  decode {:.0} ms  commit {:.0} ms\n\
+         control to frame {:.0} ms  queue {:.0}\n\
+         {} {}x{}  seed {}  tick {}\n\
+         {}",
+        latest(&NATIVE_FPS),
+        average(&MODEL_FPS),
+        average(&DENOISE_MS),
+        average(&DECODE_MS),
+        average(&COMMIT_MS),
+        average(&CONTROL_TO_FRAME_MS),
+        average(&QUEUED_FRAMES),
+        status.model,
+        status.size.x,
+        status.size.y,
+        dream.seed,
+        status.tick,
+        status.prompt,
+    );
+}

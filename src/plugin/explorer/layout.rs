@@ -1,0 +1,172 @@
+//! What the window holds, and the texts that tell what happens.
+
+use bevy::prelude::*;
+use bevy::window::{CursorGrabMode, CursorOptions, PrimaryWindow};
+
+use super::bar;
+use super::hud::Figures;
+use crate::plugin::{DreamError, DreamPhase, DreamPromptApplied, DreamScreen, DreamStatus};
+
+/// How long a message stays, in seconds.
+const MESSAGE_SECONDS: f32 = 6.0;
+
+const HELP: &str = "\
+click            look around with the mouse
+Esc              free the mouse
+W A S D          walk       Shift  run       Space  jump
+arrows           look around
+mouse buttons    break (left) and place (right) a block
+Enter            write a prompt; Enter again applies it to this world,
+                 Shift+Enter starts a new world with it
+1 to 9           preset prompts
+R                a new world of the same prompt
+F1  help         F3  figures";
+
+/// The dreamed picture.
+#[derive(Component)]
+pub(super) struct View;
+
+/// The line that tells what happened.
+#[derive(Component)]
+pub(super) struct MessageLine;
+
+/// The line in the middle while there is no picture.
+#[derive(Component)]
+pub(super) struct PhaseLine;
+
+/// The table of keys.
+#[derive(Component)]
+pub(super) struct Help;
+
+/// A line of text that scales with the window.
+fn text(words: &str, size: f32) -> impl Bundle {
+    (Text::new(words), TextFont { font_size: FontSize::VMin(size), ..default() }, Pickable::IGNORE)
+}
+
+/// A dark sheet under text, so that it can be read over any picture.
+pub(super) fn sheet() -> BackgroundColor {
+    BackgroundColor(Color::srgba(0.0, 0.0, 0.0, 0.6))
+}
+
+pub(super) fn spawn(mut commands: Commands) {
+    commands.spawn(Camera2d);
+    let full = Node {
+        width: percent(100),
+        height: percent(100),
+        position_type: PositionType::Absolute,
+        align_items: AlignItems::Center,
+        justify_content: JustifyContent::Center,
+        ..default()
+    };
+    commands.spawn((full.clone(), children![(View, ImageNode::default(), Node::default())])).observe(catch_mouse);
+    let ignore = Pickable::IGNORE;
+    commands.spawn((
+        full,
+        ignore,
+        children![
+            (PhaseLine, text("", 3.0)),
+            (Help, text(HELP, 2.4), Node { padding: vmin(3).all(), ..default() }, sheet(), Visibility::Hidden),
+        ],
+    ));
+    let bottom = Node {
+        position_type: PositionType::Absolute,
+        bottom: vmin(2),
+        width: percent(100),
+        flex_direction: FlexDirection::Column,
+        align_items: AlignItems::Center,
+        row_gap: vmin(1),
+        ..default()
+    };
+    commands.spawn((
+        bottom,
+        ignore,
+        children![
+            (MessageLine, text("", 2.4), Node { padding: vmin(0.6).all(), ..default() }, sheet()),
+            bar::bundle(),
+        ],
+    ));
+    let corner = Node {
+        position_type: PositionType::Absolute,
+        top: vmin(1),
+        left: vmin(1),
+        padding: vmin(1).all(),
+        ..default()
+    };
+    commands.spawn((Figures, text("", 2.2), corner, sheet(), Visibility::Hidden));
+}
+
+/// Clicking into the picture catches the mouse, and is not a blow at a block.
+fn catch_mouse(
+    _: On<Pointer<Press>>,
+    mut cursor: Single<&mut CursorOptions, With<PrimaryWindow>>,
+    mut buttons: ResMut<ButtonInput<MouseButton>>,
+    mut focus: ResMut<bevy::input_focus::InputFocus>,
+) {
+    if cursor.grab_mode == CursorGrabMode::None {
+        cursor.grab_mode = CursorGrabMode::Locked;
+        cursor.visible = false;
+        buttons.reset_all();
+    }
+    focus.clear();
+}
+
+/// Gives the picture all the room that its shape allows.
+pub(super) fn fit(
+    window: Single<&Window, With<PrimaryWindow>>,
+    status: Single<&DreamStatus>,
+    mut node: Single<&mut Node, With<View>>,
+) {
+    let (room, picture) = (window.size(), status.size.as_vec2());
+    let size = if picture.min_element() > 0.0 { picture * (room / picture).min_element() } else { Vec2::ZERO };
+    let (width, height) = (px(size.x), px(size.y));
+    if (node.width, node.height) != (width, height) {
+        (node.width, node.height) = (width, height);
+    }
+}
+
+pub(super) fn show_screen(
+    screen: Single<&DreamScreen, Added<DreamScreen>>,
+    mut view: Single<&mut ImageNode, With<View>>,
+) {
+    view.image = screen.0.clone();
+}
+
+pub(super) fn tell_phase(
+    status: Single<&DreamStatus, Changed<DreamStatus>>,
+    mut line: Single<&mut Text, With<PhaseLine>>,
+) {
+    let words = match &status.phase {
+        DreamPhase::Loading => "loading the model ...".into(),
+        DreamPhase::Running if status.size == UVec2::ZERO => "dreaming the first frame ...".into(),
+        DreamPhase::Running => String::new(),
+        DreamPhase::Failed(reason) => format!("{reason}\npress R to start a new world"),
+    };
+    line.set_if_neq(Text(words));
+}
+
+pub(super) fn on_error(error: On<DreamError>, mut line: Single<&mut Text, With<MessageLine>>) {
+    if !error.fatal {
+        line.0.clone_from(&error.reason);
+    }
+}
+
+pub(super) fn on_prompt(prompt: On<DreamPromptApplied>, mut line: Single<&mut Text, With<MessageLine>>) {
+    line.0.clone_from(&prompt.prompt);
+}
+
+/// Takes a message away after a while.
+pub(super) fn fade(
+    line: Single<(&mut Text, &mut Visibility), With<MessageLine>>,
+    time: Res<Time>,
+    mut left: Local<f32>,
+) {
+    let (mut text, mut visibility) = line.into_inner();
+    if text.is_changed() && !text.0.is_empty() {
+        *left = MESSAGE_SECONDS;
+    }
+    *left -= time.delta_secs();
+    if *left < 0.0 && !text.0.is_empty() {
+        text.0.clear();
+    }
+    visibility.set_if_neq(if text.0.is_empty() { Visibility::Hidden } else { Visibility::Inherited });
+}
