@@ -13,6 +13,7 @@ pub mod sampler;
 pub mod text;
 pub mod trunk;
 pub mod vcn;
+mod warp;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

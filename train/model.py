@@ -259,9 +259,35 @@ def control_features(controls):
 # --- video compression network ----------------------------------------------------------------------------------------
 
 
+def turned(controls):
+    """Rotation [..., F-1, 2] (yaw, pitch in radians) from each frame of a chunk but the last to the last."""
+    look = torch.deg2rad(controls[..., 1:, 4:6])
+    return look.flip(-2).cumsum(-2).flip(-2)
+
+
+def warp(images, turn):
+    """images [M, 3, H, W] as seen after the camera turned by turn [M, 2] -> as seen before, bilinear, edges held.
+
+    A rotation moves the picture the same at every depth, so the controls alone tell where each pixel comes from.
+    """
+    h, w = images.shape[-2:]
+    focal = FOCAL * math.sqrt(h * w)
+    y, x = torch.meshgrid(torch.arange(h, device=images.device) + 0.5, torch.arange(w, device=images.device) + 0.5, indexing="ij")
+    x, y = (x - w / 2) / focal, (y - h / 2) / focal
+    (ys, yc), (ps, pc) = ((t.sin()[:, None, None], t.cos()[:, None, None]) for t in turn.unbind(-1))
+    x, z = x * yc - ys, x * ys + yc
+    y, z = y * pc + z * ps, z * pc - y * ps
+    grid = torch.stack([x / z * 2 * focal / w, y / z * 2 * focal / h], -1)
+    return F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+
+
 class VCN(nn.Module):
-    """Frames <-> latents: 16x16 pixels x 2 frames become one token of 32 numbers of unit RMS. The decoder also attends
-    to its features of the chunk before and knows the controls, so that motion inside a chunk comes back."""
+    """Frames <-> latents: 16x16 pixels x 2 frames become one token of 32 numbers of unit RMS.
+
+    The decoder also attends to its features of the chunk before and knows the controls. It draws all frames of a chunk
+    as the camera of the last one sees them, turns the earlier ones back by the known rotation, and adds what that
+    cannot tell (edges, walking): so motion inside a chunk comes back.
+    """
 
     def __init__(self, c: Config):
         super().__init__()
@@ -279,7 +305,7 @@ class VCN(nn.Module):
         self.dec_blocks = Trunk(c.decoder, c.cond)
         self.dec_token = nn.Linear(c.decoder.width, token)
         self.dec_res = nn.ModuleList([ResBlock(c.stem) for _ in range(2)])
-        self.dec_out = nn.Linear(c.stem, cell)
+        self.dec_out = nn.Linear(c.stem, 16 * 3 * (2 * c.frames_per_chunk - 1))
         nn.init.normal_(self.dec_out.weight, std=0.02)
 
     def encode(self, frames, controls):
@@ -309,8 +335,11 @@ class VCN(nn.Module):
         x = x.reshape(b * t, h * s, w * s, -1).permute(0, 3, 1, 2)
         for res in self.dec_res:
             x = res(x)
-        x = self.dec_out(F.silu(x).permute(0, 2, 3, 1)).reshape(b, t, h * s, w * s, f, 3, 4, 4)
-        return x.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(b, t, f, 3, h * s * 4, w * s * 4)
+        x = self.dec_out(F.silu(x).permute(0, 2, 3, 1)).reshape(b, t, h * s, w * s, 2 * f - 1, 3, 4, 4)
+        x = x.permute(0, 1, 4, 5, 2, 6, 3, 7).reshape(b, t, 2 * f - 1, 3, h * s * 4, w * s * 4)
+        earlier, last, residual = x.split([f - 1, 1, f - 1], 2)
+        seen = warp(earlier.flatten(0, 2), turned(controls).flatten(0, 2)).view_as(earlier)
+        return torch.cat([seen + residual, last], 2)
 
 
 # --- diffusion transformer --------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def loss_fn(out, frames):
             n = e.shape[dim] - stride
             loss = loss + 0.125 * (e.narrow(dim, stride, n) - e.narrow(dim, 0, n)).abs().mean()
     d = e[:, :, 1:] - e[:, :, :-1]
-    return loss + 0.5 * d.abs().mean() + 2 * d.square().mean()
+    return loss + d.abs().mean() + 4 * d.square().mean()
 
 
 def psnr(mse):

@@ -26,6 +26,12 @@ pub fn control_features(controls: &[Controls], device: &Device) -> Result<Tensor
     Ok(Tensor::from_vec(features, shape, device)?)
 }
 
+/// The camera's rotation from each frame of a chunk but the last to the last: yaw right and pitch up in radians.
+pub fn turns(controls: &[Controls]) -> Vec<[f32; 2]> {
+    let after = |frame: usize, axis: usize| controls[frame..].iter().map(|c| c.look[axis].to_radians()).sum();
+    (1..controls.len()).map(|frame| [after(frame, 0), after(frame, 1)]).collect()
+}
+
 /// Where the controls alone would have taken the camera: on even ground without obstacles.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Camera {

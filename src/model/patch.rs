@@ -7,7 +7,7 @@ use crate::kernel::{FLOW_DIM, Rope};
 use crate::{Error, FrameSize, Result};
 
 /// Focal length over the square root of a frame's area, of the camera the world is seen with.
-const FOCAL: f32 = 88.09 / 128.0;
+pub(super) const FOCAL: f32 = 88.09 / 128.0;
 
 /// The tokens of one chunk, in reading order, as one trunk sees them.
 pub struct Grid {

@@ -5,6 +5,7 @@ use candle_core::{Result as TensorResult, Tensor};
 use super::config::Config;
 use super::patch::{Grid, cells_to_tokens, tokens_to_cells};
 use super::trunk::{Modulation, Recall, Trunk};
+use super::warp::turn_back;
 use crate::Result;
 use crate::checkpoint::Vars;
 use crate::controls::CONTROL_DIM;
@@ -13,8 +14,8 @@ use crate::kernel::{Activation, Conv3x3, KeyValues, Linear, activate, rms_norm};
 /// Residual blocks of the convolutional parts.
 const RES_BLOCKS: usize = 2;
 
-/// Both halves. The decoder also attends to its features of the chunk before and knows the controls, so that motion
-/// inside a chunk comes back.
+/// Both halves. The decoder also attends to its features of the chunk before and knows the controls: it turns the earlier
+/// frames of a chunk back by the known rotation, so that motion inside a chunk comes back.
 pub struct Vcn {
     cells: usize,
     enc_in: Linear,
@@ -72,7 +73,7 @@ impl Vcn {
             dec_blocks: Trunk::load(&vars.pp("dec_blocks").sized_by("decoder in config.json"), &c.decoder, c.cond)?,
             dec_token: vars.linear("dec_token", c.decoder.width, token)?,
             dec_res: res_blocks(vars.pp("dec_res"))?,
-            dec_out: vars.linear("dec_out", c.stem, cell)?,
+            dec_out: vars.linear("dec_out", c.stem, Config::CELL * Config::CELL * 3 * (2 * c.frames_per_chunk - 1))?,
         })
     }
 
@@ -97,11 +98,13 @@ impl Vcn {
         Ok(rms_norm(&self.enc_out.forward(&rms_norm(&x)?, Activation::None)?)?)
     }
 
-    /// The cells of a latent and its controls, and what the decoder remembers of them.
+    /// The cells of a latent and its controls, and what the decoder remembers of them. `turns` are the
+    /// [rotations](super::action::turns) between the chunk's frames.
     pub fn decode(
         &self,
         latent: &Tensor,
         controls: &Tensor,
+        turns: &[[f32; 2]],
         grid: &Grid,
         recall: &Recall,
     ) -> Result<(Tensor, Vec<KeyValues>)> {
@@ -115,7 +118,8 @@ impl Vcn {
         let (height, width, channels) = x.dims3()?;
         let x = activate(&x, Activation::Silu)?.reshape((height * width, channels))?;
         let x = self.dec_out.forward(&x, Activation::None)?;
-        Ok((x.reshape((height, width, self.dec_out.outputs()))?, remembered))
+        let drawn = x.reshape((height, width, self.dec_out.outputs()))?;
+        Ok((turn_back(&drawn, turns, Config::CELL)?, remembered))
     }
 
     /// Only what the decoder remembers of a latent and its controls.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Networks;
 use crate::kernel::{KeyValues, cells_to_frames, frames_to_cells};
-use crate::model::action::{Camera, control_features};
+use crate::model::action::{Camera, control_features, turns};
 use crate::model::cache::{Memory, saved, saved_camera};
 use crate::model::config::Config;
 use crate::model::dit::Chunk;
@@ -137,7 +137,7 @@ impl World {
         let start = Instant::now();
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
-        let controls = control_features(controls, &networks.device)?;
+        let (turns, controls) = (turns(controls), control_features(controls, &networks.device)?);
         let prompt = networks.dit.prompt(&self.text, &controls)?;
         let steps = if self.past.empty { self.settings.first_steps } else { self.settings.steps };
         let latent =
@@ -146,7 +146,7 @@ impl World {
 
         let start = Instant::now();
         let recall = networks.vcn.decoder().recall(&self.past.decoder, &camera, &self.decoder_grid)?;
-        let (cells, decoder) = networks.vcn.decode(&latent, &controls, &self.decoder_grid, &recall)?;
+        let (cells, decoder) = networks.vcn.decode(&latent, &controls, &turns, &self.decoder_grid, &recall)?;
         self.times.decode = start.elapsed();
         self.pending = Some(Pending { latent: latent.clone(), prompt, camera, decoder });
         Ok((latent, cells))
@@ -218,9 +218,9 @@ impl World {
         let per_chunk = networks.config.frames_per_chunk;
         for (latent, controls) in self.encode(frames, controls)?.iter().zip(controls.chunks_exact(per_chunk)) {
             camera = camera.after(controls);
-            let controls = control_features(controls, &networks.device)?;
+            let (turns, controls) = (turns(controls), control_features(controls, &networks.device)?);
             let recall = networks.vcn.decoder().recall(&memory, &camera, &self.decoder_grid)?;
-            let (cells, layers) = networks.vcn.decode(latent, &controls, &self.decoder_grid, &recall)?;
+            let (cells, layers) = networks.vcn.decode(latent, &controls, &turns, &self.decoder_grid, &recall)?;
             out.extend(self.frames(&cells)?);
             memory.push(camera, layers);
         }

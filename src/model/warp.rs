@@ -1,0 +1,127 @@
+//! Turning a picture back by a known rotation of the camera.
+//!
+//! A rotation moves the picture the same at every depth, so the controls alone tell where each pixel comes from.
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::patch::FOCAL;
+use crate::Result;
+
+/// Colour channels of a frame.
+const RGB: usize = 3;
+
+/// Pictures held as cells of `side` × `side` pixels, `channels` numbers a cell (picture, colour, line, column).
+struct Cells<'a> {
+    values: &'a [f32],
+    height: usize,
+    width: usize,
+    channels: usize,
+    side: usize,
+}
+
+impl Cells<'_> {
+    /// The colours of a picture at a point in pixels, bilinear; the picture's edges go on outside.
+    fn sample(&self, picture: usize, x: f32, y: f32) -> [f32; RGB] {
+        let split = |at: f32, count: usize| {
+            let at = at.clamp(0.0, (count - 1) as f32);
+            let low = at as usize;
+            (low, (low + 1).min(count - 1), at - low as f32)
+        };
+        let (left, right, along) = split(x, self.width * self.side);
+        let (top, bottom, down) = split(y, self.height * self.side);
+        let corners = [(top, left), (top, right), (bottom, left), (bottom, right)].map(|(y, x)| {
+            let cell = (y / self.side) * self.width + x / self.side;
+            cell * self.channels + picture * RGB * self.side * self.side + (y % self.side) * self.side + x % self.side
+        });
+        let weights = [(1.0 - down) * (1.0 - along), (1.0 - down) * along, down * (1.0 - along), down * along];
+        std::array::from_fn(|colour| {
+            let value = |corner: usize| self.values[corner + colour * self.side * self.side];
+            corners.iter().zip(weights).map(|(&corner, weight)| weight * value(corner)).sum()
+        })
+    }
+}
+
+/// The frames of a chunk from what the decoder draws, both as cells `[height, width, channels]`.
+///
+/// The decoder draws every frame as the camera of the last one sees it, then, of all but the last, what the turn cannot
+/// tell. `turns[i]` is the camera's rotation from frame i to the last: yaw right and pitch up in radians.
+///
+/// # Errors
+/// [`crate::Error::Tensor`] when the cells hold another number of pictures.
+pub fn turn_back(cells: &Tensor, turns: &[[f32; 2]], side: usize) -> Result<Tensor> {
+    let (height, width, channels) = cells.dims3()?;
+    let (frames, picture) = (turns.len() + 1, RGB * side * side);
+    if channels != (2 * frames - 1) * picture {
+        let reason = format!("cells of {channels} channels are not what a decoder draws for {frames} frames");
+        return Err(candle_core::Error::msg(reason).into());
+    }
+    let values = cells.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+    let drawn = Cells { values: &values, height, width, channels, side };
+    let focal = FOCAL * ((height * width) as f32).sqrt() * side as f32;
+    let middle = [width, height].map(|cells| (cells * side) as f32 / 2.0);
+
+    let mut out = vec![0.0; height * width * frames * picture];
+    out.par_chunks_exact_mut(frames * picture).enumerate().for_each(|(cell, out)| {
+        let (residuals, last) = (&values[cell * channels + frames * picture..], (frames - 1) * picture);
+        out[last..].copy_from_slice(&values[cell * channels + last..][..picture]);
+        for (frame, [yaw, pitch]) in turns.iter().enumerate() {
+            let ((ys, yc), (ps, pc)) = (yaw.sin_cos(), pitch.sin_cos());
+            for pixel in 0..side * side {
+                let x = ((cell % width * side + pixel % side) as f32 + 0.5 - middle[0]) / focal;
+                let y = ((cell / width * side + pixel / side) as f32 + 0.5 - middle[1]) / focal;
+                // the pixel's ray, as the camera of the last frame has it
+                let (x, z) = (x * yc - ys, x * ys + yc);
+                let (y, z) = (y * pc + z * ps, z * pc - y * ps);
+                let seen = drawn.sample(frame, x / z * focal + middle[0] - 0.5, y / z * focal + middle[1] - 0.5);
+                for (colour, seen) in seen.into_iter().enumerate() {
+                    let at = frame * picture + colour * side * side + pixel;
+                    out[at] = seen + residuals[at];
+                }
+            }
+        }
+    });
+    Ok(Tensor::from_vec(out, (height, width, frames * picture), cells.device())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One picture drawn for the earlier frame, nothing for the last, and no residual.
+    fn earlier(turn: [f32; 2], draw: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+        let (cells, side) = (8, 4);
+        let mut values = vec![0.0; cells * cells * 3 * RGB * side * side];
+        for y in 0..cells * side {
+            for x in 0..cells * side {
+                let cell = (y / side) * cells + x / side;
+                values[cell * 3 * RGB * 16 + (y % side) * side + x % side] = draw(x, y);
+            }
+        }
+        let drawn = Tensor::from_vec(values, (cells, cells, 3 * RGB * 16), &Device::Cpu).unwrap();
+        let frames = turn_back(&drawn, &[turn], side).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let at =
+            |x: usize, y: usize| frames[((y / side) * cells + x / side) * 2 * RGB * 16 + (y % side) * side + x % side];
+        (0..32 * 32).map(|i| at(i % 32, i / 32)).collect()
+    }
+
+    #[test]
+    fn what_the_camera_turned_to_was_on_that_side_before() {
+        // a bright column in the middle after turning right by about four pixels stood right of the middle before
+        let focal = FOCAL * 32.0;
+        let before = earlier([(4.0 / focal).atan(), 0.0], |x, _| f32::from(u8::from(x == 16)));
+        let brightest = (0..32).max_by(|a, b| before[16 * 32 + a].total_cmp(&before[16 * 32 + b])).unwrap();
+        assert_eq!(brightest, 20);
+        // and after looking up by four pixels, a bright line in the middle was above
+        let before = earlier([0.0, (4.0 / focal).atan()], |_, y| f32::from(u8::from(y == 16)));
+        let brightest = (0..32).max_by(|a, b| before[a * 32 + 16].total_cmp(&before[b * 32 + 16])).unwrap();
+        assert_eq!(brightest, 12);
+    }
+
+    #[test]
+    fn a_camera_that_rests_changes_nothing() {
+        let picture = |x: usize, y: usize| (x * 37 + y * 11) as f32 / 100.0;
+        let still = earlier([0.0; 2], picture);
+        assert!((0..32 * 32).all(|i| (still[i] - picture(i % 32, i / 32)).abs() < 1e-3));
+    }
+}
