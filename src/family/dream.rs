@@ -1,5 +1,6 @@
 //! Our own model: a folder with `config.json`, `vcn.safetensors`, `dit.safetensors` and a text encoder.
 
+mod past;
 mod world;
 
 use std::fs;

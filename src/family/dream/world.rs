@@ -1,16 +1,17 @@
 //! One world: the networks' memory of what has been dreamed, and how it grows.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
 use super::Networks;
+use super::past::Past;
 use crate::kernel::{KeyValues, cells_to_frames, frames_to_cells};
 use crate::model::action::{Camera, control_features, turns};
-use crate::model::cache::{Memory, saved, saved_camera};
+use crate::model::cache::{Memory, saved};
 use crate::model::config::Config;
-use crate::model::dit::Chunk;
 use crate::model::patch::Grid;
 use crate::model::sampler::{remembered, sample};
 use crate::model::{CONTEXT_NOISE_STEP, NoiseSource, RolloutState, Settings, StageTimes};
@@ -29,18 +30,6 @@ pub struct World {
     past: Past,
     pending: Option<Pending>,
     times: StageTimes,
-}
-
-/// What is remembered of the chunks so far.
-struct Past {
-    /// At the end of the last chunk.
-    camera: Camera,
-    /// Latents as remembered, the newest first; zeros where there are none.
-    before: [Tensor; 2],
-    dit: Memory,
-    decoder: Memory,
-    /// Whether nothing has been remembered.
-    empty: bool,
 }
 
 /// A chunk that is made but not remembered.
@@ -193,17 +182,11 @@ impl World {
     }
 
     pub(super) fn observe(&mut self, frames: &[Frame], controls: &[Controls], noise: &dyn NoiseSource) -> Result<()> {
-        let per_chunk = self.networks.config.frames_per_chunk;
-        let latents;
-        let mut still = [controls, &vec![Controls::default(); per_chunk - 1]].concat();
-        if let ([frame], [_]) = (frames, controls) {
-            latents = self.encode(&vec![frame.clone(); per_chunk], &still)?;
-        } else {
-            latents = self.encode(frames, controls)?;
-            still.truncate(controls.len());
-        }
+        let (frames, controls) = self.whole_chunks(frames, controls);
+        let latents = self.encode(&frames, &controls)?;
         self.pending = None;
-        for (i, (latent, controls)) in latents.into_iter().zip(still.chunks_exact(per_chunk)).enumerate() {
+        let controls = controls.chunks_exact(self.networks.config.frames_per_chunk);
+        for (i, (latent, controls)) in latents.into_iter().zip(controls).enumerate() {
             // Every chunk has its own noise, though they are observed under one source.
             let noise = self.draw(CONTEXT_NOISE_STEP - i as u32, noise)?;
             self.observe_latent(latent, controls, &noise)?;
@@ -212,11 +195,12 @@ impl World {
     }
 
     pub(super) fn reconstruct(&mut self, frames: &[Frame], controls: &[Controls]) -> Result<Vec<Frame>> {
-        let networks = Arc::clone(&self.networks);
+        let (count, networks) = (frames.len(), Arc::clone(&self.networks));
+        let (frames, controls) = self.whole_chunks(frames, controls);
         let (mut memory, mut camera) = (Memory::new(&networks.config.decoder.offsets), Camera::default());
         let mut out = Vec::with_capacity(frames.len());
-        let per_chunk = networks.config.frames_per_chunk;
-        for (latent, controls) in self.encode(frames, controls)?.iter().zip(controls.chunks_exact(per_chunk)) {
+        let latents = self.encode(&frames, &controls)?;
+        for (latent, controls) in latents.iter().zip(controls.chunks_exact(networks.config.frames_per_chunk)) {
             camera = camera.after(controls);
             let (turns, controls) = (turns(controls), control_features(controls, &networks.device)?);
             let recall = networks.vcn.decoder().recall(&memory, &camera, &self.decoder_grid)?;
@@ -224,7 +208,25 @@ impl World {
             out.extend(self.frames(&cells)?);
             memory.push(camera, layers);
         }
+        out.truncate(count);
         Ok(out)
+    }
+
+    /// One image as a still chunk; anything else as it is.
+    fn whole_chunks<'a>(
+        &self,
+        frames: &'a [Frame],
+        controls: &'a [Controls],
+    ) -> (Cow<'a, [Frame]>, Cow<'a, [Controls]>) {
+        match (frames, controls) {
+            ([frame], [first]) => {
+                let count = self.networks.config.frames_per_chunk;
+                let mut still = vec![Controls::default(); count];
+                still[0] = *first;
+                (vec![frame.clone(); count].into(), still.into())
+            }
+            _ => (frames.into(), controls.into()),
+        }
     }
 
     pub(super) fn step(&mut self, controls: &[Controls], noise: &dyn NoiseSource) -> Result<Vec<Frame>> {
@@ -243,60 +245,162 @@ impl World {
     }
 
     pub(super) fn state(&self) -> Result<RolloutState> {
-        let mut state = RolloutState::new();
-        state.insert("text".into(), self.text.clone());
-        if !self.past.empty {
-            state.insert("camera".into(), Tensor::new(&self.past.camera.to_array(), &Device::Cpu)?);
-            for (i, latent) in self.past.before.iter().enumerate() {
-                state.insert(format!("before.{i}"), latent.clone());
-            }
-        }
-        self.past.dit.save("dit", &mut state)?;
-        self.past.decoder.save("decoder", &mut state)?;
+        let mut state = RolloutState::from([("text".to_owned(), self.text.clone())]);
+        self.past.save(&mut state)?;
         Ok(state)
     }
 
     pub(super) fn set_state(&mut self, state: &RolloutState) -> Result<()> {
-        let (c, device) = (&self.networks.config, &self.networks.device);
-        let text = saved(state, "text", &[c.text])?.to_device(device)?;
-        let mut past = Past::new(&self.networks, self.dit_grid.tokens())?;
-        if state.contains_key("camera") {
-            past.empty = false;
-            past.camera = saved_camera(state, "camera")?;
-            for (i, latent) in past.before.iter_mut().enumerate() {
-                *latent =
-                    saved(state, &format!("before.{i}"), &[self.dit_grid.tokens(), c.latent])?.to_device(device)?;
-            }
-            past.dit = Memory::restore("dit", state, &c.dit, &self.dit_grid)?;
-            past.decoder = Memory::restore("decoder", state, &c.decoder, &self.decoder_grid)?;
-        }
+        let networks = &self.networks;
+        let text = saved(state, "text", &[networks.config.text])?.to_device(&networks.device)?;
+        let past = Past::restore(networks, state, &self.dit_grid, &self.decoder_grid)?;
         (self.text, self.past, self.pending) = (text, past, None);
         Ok(())
     }
 }
 
-impl Past {
-    fn new(networks: &Networks, tokens: usize) -> Result<Self> {
-        let c = &networks.config;
-        let nothing = Tensor::zeros((tokens, c.latent), DType::F32, &networks.device)?;
-        Ok(Self {
-            camera: Camera::default(),
-            before: [nothing.clone(), nothing],
-            dit: Memory::new(&c.dit.offsets),
-            decoder: Memory::new(&c.decoder.offsets),
-            empty: true,
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::Noise;
+    use candle_core::Device;
+    use std::path::Path;
+
+    const SETTINGS: Settings = Settings { steps: 1, first_steps: 2, context_noise: 0.1 };
+
+    fn networks() -> Arc<Networks> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+        Arc::new(Networks::load(&folder, &Device::Cpu).unwrap())
     }
 
-    /// What the DiT is told of the next chunk, at whose end the camera stands at `camera`.
-    fn chunk<'a>(
-        &'a self,
-        networks: &Networks,
-        camera: &Camera,
-        prompt: &'a Tensor,
-        grid: &'a Grid,
-    ) -> Result<Chunk<'a>> {
-        let recall = networks.dit.blocks().recall(&self.dit, camera, grid)?;
-        Ok(Chunk { grid, prompt, before: [&self.before[0], &self.before[1]], recall })
+    fn text(networks: &Networks, seed: f32) -> Tensor {
+        let n = networks.config.text;
+        (Tensor::arange(0f32, n as f32, &Device::Cpu).unwrap() * f64::from(seed)).unwrap().sin().unwrap()
+    }
+
+    fn world(size: FrameSize) -> World {
+        let networks = networks();
+        let text = text(&networks, 1.0);
+        World::new(networks, size, text, SETTINGS).unwrap()
+    }
+
+    fn controls(chunk: u64) -> [Controls; 2] {
+        let look = [[3.0, 1.0], [-5.0, 0.0], [0.0, -2.0]][chunk as usize % 3];
+        [Controls { forward: 1.0, jump: chunk % 2 == 0, look, ..Controls::default() }; 2]
+    }
+
+    fn dream(world: &mut World, chunks: std::ops::Range<u64>) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        for chunk in chunks {
+            let noise = Noise { seed: 1, chunk };
+            frames.extend(world.step(&controls(chunk), &noise).unwrap());
+            world.commit(&noise).unwrap();
+        }
+        frames
+    }
+
+    #[test]
+    fn a_restored_world_goes_on_as_if_nothing_had_happened() {
+        let size = FrameSize::new(48, 32);
+        let mut first = world(size);
+        for age in [0, 1, 15] {
+            dream(&mut first, 0..age);
+            let state = first.state().unwrap();
+            let mut second = world(size);
+            second.set_text(text(&networks(), 7.0));
+            dream(&mut second, 40..42);
+            second.set_state(&state).unwrap();
+            assert_eq!(dream(&mut first, 20..23), dream(&mut second, 20..23), "at age {age}");
+        }
+    }
+
+    #[test]
+    fn a_state_of_another_size_is_refused_and_changes_nothing() {
+        let (mut wide, mut other) = (world(FrameSize::new(48, 32)), world(FrameSize::new(32, 32)));
+        dream(&mut wide, 0..2);
+        dream(&mut other, 0..2);
+        let mut twin = world(FrameSize::new(32, 32));
+        dream(&mut twin, 0..2);
+        assert!(matches!(other.set_state(&wide.state().unwrap()), Err(Error::Input(_))));
+        assert!(matches!(other.set_state(&RolloutState::new()), Err(Error::Input(_))));
+        assert_eq!(dream(&mut other, 2..4), dream(&mut twin, 2..4));
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_age() {
+        let mut world = world(FrameSize::new(32, 32));
+        dream(&mut world, 0..12);
+        let names: Vec<_> = world.state().unwrap().into_keys().collect();
+        dream(&mut world, 12..30);
+        assert!(world.state().unwrap().into_keys().eq(names));
+    }
+
+    #[test]
+    fn frames_of_every_shape_are_made() {
+        for (width, height) in [(16, 16), (64, 32), (16, 80)] {
+            let size = FrameSize::new(width, height);
+            let frames = dream(&mut world(size), 0..2);
+            assert!(frames.len() == 4 && frames.iter().all(|f| f.size == size && f.rgb.len() == size.pixels() * 3));
+        }
+        let networks = networks();
+        let text = text(&networks, 1.0);
+        let refused = World::new(networks, FrameSize::new(100, 100), text, SETTINGS);
+        assert!(matches!(refused, Err(Error::Input(_))));
+    }
+
+    #[test]
+    fn prompt_controls_noise_and_past_all_matter() {
+        let size = FrameSize::new(32, 32);
+        let latent = |prompt: f32, forward: f32, seed: u64, observed: Option<u8>| {
+            let mut world = world(size);
+            world.set_text(text(&world.networks, prompt));
+            let noise = Noise { seed, chunk: 0 };
+            if let Some(grey) = observed {
+                let frame = Frame { size, rgb: vec![grey; size.pixels() * 3] };
+                world.observe(&[frame], &[Controls::default()], &noise).unwrap();
+            }
+            let noise = world.draw(0, &noise).unwrap();
+            let (latent, _) = world.step_from(&[Controls { forward, ..Controls::default() }; 2], &noise).unwrap();
+            latent.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let base = latent(1.0, 0.0, 1, None);
+        assert_eq!(base, latent(1.0, 0.0, 1, None));
+        let others = [latent(2.0, 0.0, 1, None), latent(1.0, 1.0, 1, None), latent(1.0, 0.0, 2, None)];
+        assert!(others.iter().all(|other| *other != base));
+        let [dark, light] = [20, 200].map(|grey| latent(1.0, 0.0, 1, Some(grey)));
+        assert!(dark != base && dark != light);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let size = FrameSize::new(32, 32);
+        let mut world = world(size);
+        let noise = Noise { seed: 1, chunk: 0 };
+        let still = Controls::default();
+        let frames = |count: usize, size| vec![Frame::black(size); count];
+        for (frames, controls) in [
+            (frames(0, size), vec![]),
+            (frames(3, size), vec![still; 3]),
+            (frames(2, size), vec![still; 1]),
+            (frames(2, FrameSize::new(16, 16)), vec![still; 2]),
+            (vec![Frame { size, rgb: vec![0; 5] }; 2], vec![still; 2]),
+        ] {
+            assert!(matches!(world.observe(&frames, &controls, &noise), Err(Error::Input(_))));
+        }
+        assert!(matches!(world.step(&[still], &noise), Err(Error::Input(_))));
+        world.commit(&noise).unwrap();
+        assert!(world.past.empty);
+    }
+
+    #[test]
+    fn reconstruction_leaves_the_world_as_it_is() {
+        let size = FrameSize::new(32, 32);
+        let (mut world, mut twin) = (world(size), world(size));
+        let frames = dream(&mut twin, 0..3);
+        dream(&mut world, 0..3);
+        let given = [controls(0), controls(1), controls(2)].concat();
+        assert_eq!(world.reconstruct(&frames, &given).unwrap().len(), 6);
+        assert_eq!(world.reconstruct(&frames[..1], &given[..1]).unwrap().len(), 1);
+        assert_eq!(dream(&mut world, 3..5), dream(&mut twin, 3..5));
     }
 }
