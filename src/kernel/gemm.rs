@@ -118,7 +118,7 @@ mod avx2 {
     use std::arch::x86_64::{_mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_load_ps, _mm256_setzero_ps, _mm256_store_ps};
 
     /// # Safety
-    /// `a` must be readable at `i * lda + p` for i < M and p < b.len().
+    /// `a` must be readable at `i * lda + p` for `i < M` and `p < b.len()`.
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn multiply<const M: usize>(a: *const f32, lda: usize, b: &[Row], tile: &mut Tile) {
         let mut left = [_mm256_setzero_ps(); M];

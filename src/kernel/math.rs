@@ -64,7 +64,7 @@ pub fn silu(x: f32) -> f32 {
 /// The tanh approximation of GELU, as a sigmoid: (1 + tanh u) / 2 = 1 / (1 + e^-2u).
 #[inline(always)]
 pub fn gelu(x: f32) -> f32 {
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
     x / (1.0 + exp(-TWICE_SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
 }
 

@@ -10,7 +10,10 @@ const RGB: usize = 3;
 /// Cells `[height / side, width / side, frames * 3 * side * side]` in −1..1 of `frames`, each `height * width * 3` bytes.
 /// A cell holds its pixels as (frame, channel, line, column).
 pub fn frames_to_cells(frames: &[&[u8]], height: usize, width: usize, side: usize, device: &Device) -> Result<Tensor> {
-    if side == 0 || height % side != 0 || width % side != 0 || frames.iter().any(|f| f.len() != height * width * RGB) {
+    if !height.is_multiple_of(side)
+        || !width.is_multiple_of(side)
+        || frames.iter().any(|f| f.len() != height * width * RGB)
+    {
         bail!("{} frames of {width}x{height} pixels do not fit cells of {side}", frames.len());
     }
     let shape = (height / side, width / side, frames.len() * RGB * side * side);

@@ -9,7 +9,7 @@ use super::op::{SharedOut, View, apply};
 use super::threads::for_each;
 
 /// Cosines and sines `[tokens, head_dim / 2]` of a rotary embedding (Su et al. 2021) in its half-split form: pair i of
-/// a head is (i, i + head_dim / 2).
+/// a head is `(i, i + head_dim / 2)`.
 pub struct Rope {
     /// Cosine of every pair's angle.
     pub cos: Tensor,

@@ -36,7 +36,7 @@ impl TrunkConfig {
         in_range(self.width, 1 << 14, "width")?;
         in_range(self.heads, 1 << 10, "heads")?;
         in_range(self.layers, 1 << 10, "layers")?;
-        if self.width % (4 * self.heads) != 0 {
+        if !self.width.is_multiple_of(4 * self.heads) {
             return Err(format!("{name}.width {} does not split into {} heads of 4n numbers", self.width, self.heads));
         }
         if !self.temporal.is_sorted_by(|a, b| a < b) || self.temporal.iter().any(|&layer| layer >= self.layers) {

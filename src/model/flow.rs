@@ -11,7 +11,7 @@ use crate::kernel::FLOW_DIM;
 /// Terms of a quadratic polynomial of the image position: 1, x, y, x², xy, y².
 const BASIS: usize = 6;
 
-/// An attention bias −α |pos_k − target_q|² + slot towards a remembered chunk. The target is where a query's content
+/// An attention bias `−α |pos_k − target_q|² + slot` towards a remembered chunk. The target is where a query's content
 /// was: a displacement linear in the camera's motion, which for a rotation and for a ground plane is a quadratic
 /// polynomial of the image position. Heads differ in depth.
 pub struct Flow {

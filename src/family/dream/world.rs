@@ -286,7 +286,7 @@ mod tests {
 
     fn controls(chunk: u64) -> [Controls; 2] {
         let look = [[3.0, 1.0], [-5.0, 0.0], [0.0, -2.0]][chunk as usize % 3];
-        [Controls { forward: 1.0, jump: chunk % 2 == 0, look, ..Controls::default() }; 2]
+        [Controls { forward: 1.0, jump: chunk.is_multiple_of(2), look, ..Controls::default() }; 2]
     }
 
     fn dream(world: &mut World, chunks: std::ops::Range<u64>) -> Vec<Frame> {
