@@ -58,7 +58,10 @@ pub(super) fn spawn(mut commands: Commands) {
         justify_content: JustifyContent::Center,
         ..default()
     };
-    commands.spawn((full.clone(), children![(View, ImageNode::default(), Node::default())])).observe(catch_mouse);
+    let below_all = GlobalZIndex(-1);
+    commands
+        .spawn((full.clone(), below_all, children![(View, ImageNode::default(), Node::default())]))
+        .observe(catch_mouse);
     let ignore = Pickable::IGNORE;
     commands.spawn((
         full,
@@ -81,7 +84,12 @@ pub(super) fn spawn(mut commands: Commands) {
         bottom,
         ignore,
         children![
-            (MessageLine, text("", 2.4), Node { padding: vmin(0.6).all(), ..default() }, sheet()),
+            (
+                MessageLine,
+                text("Enter: write a prompt    F1: all keys", 2.4),
+                Node { padding: vmin(0.6).all(), ..default() },
+                sheet()
+            ),
             bar::bundle(),
         ],
     ));
