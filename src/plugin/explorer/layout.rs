@@ -16,8 +16,8 @@ Esc              free the mouse
 W A S D          walk       Shift  run       Space  jump
 arrows           look around
 mouse buttons    break (left) and place (right) a block
-Enter            write a prompt; Enter again applies it to this world,
-                 Shift+Enter starts a new world with it
+Enter            write a prompt, apply it to this world
+Shift+Enter      start a new world with it
 1 to 9           preset prompts
 R                a new world of the same prompt
 F1  help         F3  figures";
