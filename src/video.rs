@@ -24,7 +24,7 @@ pub use picture::{contact_sheet, fit, load_image, save_png};
 use crate::{Error, Frame, FrameSize, Result};
 
 /// What writes one kind of video.
-trait Encoder {
+trait Encoder: Send {
     fn push(&mut self, frame: &Frame) -> Result<()>;
     fn finish(self: Box<Self>) -> Result<()>;
 }
@@ -200,10 +200,14 @@ mod tests {
     fn an_mp4_holds_its_frames() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.mp4");
-        write(&path, 20.0, &[flat(0), flat(120), flat(255)]).unwrap();
+        let noise = |seed: usize| (0..SIZE.pixels() * 3).map(|i| ((i + seed) * 2_654_435_761 >> 7) as u8).collect();
+        let frames: Vec<_> = (0..40).map(|seed| Frame { size: SIZE, rgb: noise(seed * 7919) }).collect();
+        write(&path, 20.0, &frames).unwrap();
         let bytes = fs::read(&path).unwrap();
         assert_eq!(&bytes[4..8], b"ftyp");
-        assert!(bytes.windows(4).any(|w| w == b"avc1"));
+        // The box of sample sizes: type, version, common size, count.
+        let stsz = bytes.windows(4).position(|w| w == b"stsz").unwrap();
+        assert_eq!(bytes[stsz + 12..stsz + 16], 40u32.to_be_bytes(), "no frame is skipped");
         assert!(VideoWriter::create(dir.path().join("y.mp4"), FrameSize::new(25, 16), 20.0).is_err());
     }
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use muxide::api::{Muxer, MuxerBuilder, VideoCodec};
 use openh264::OpenH264API;
-use openh264::encoder::{BitRate, Encoder as H264, EncoderConfig, FrameRate, FrameType, QpRange, VuiConfig};
+use openh264::encoder::{
+    BitRate, Encoder as H264, EncoderConfig, FrameRate, FrameType, QpRange, RateControlMode, VuiConfig,
+};
 use openh264::formats::{RgbSliceU8, YUVBuffer};
 
 use super::Encoder;
@@ -37,6 +39,7 @@ impl Mp4 {
             .bitrate(BitRate::from_bps((size.pixels() as f32 * fps * BITS_PER_PIXEL) as u32))
             .max_frame_rate(FrameRate::from_hz(fps))
             .qp(QpRange::new(10, 30))
+            .rate_control_mode(RateControlMode::Bufferbased) // never skips a frame
             .skip_frames(false)
             .vui(VuiConfig::bt601()); // the matrix that `YUVBuffer` converts with
         let h264 = H264::with_api_config(OpenH264API::from_source(), config).map_err(failed(path))?;
