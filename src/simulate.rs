@@ -11,4 +11,4 @@ pub mod session;
 
 pub use noise::Noise;
 pub use replay::{ControlScript, FrameHasher, Replay, ReplayHeader};
-pub use session::{Chunk, MAX_PROMPT_CHARS, Session, SessionOptions, check_prompt, check_settings};
+pub use session::{Chunk, MAX_PROMPT_CHARS, Session, SessionOptions, Snapshot, check_prompt, check_settings};

@@ -59,6 +59,10 @@ impl WorldModel for FakeModel {
         &self.info
     }
 
+    fn gflop_per_chunk(&self, _size: FrameSize, _settings: Settings) -> f64 {
+        0.0
+    }
+
     fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>> {
         let multiple = self.info.size_multiple;
         if size.pixels() == 0 || !size.width.is_multiple_of(multiple) || !size.height.is_multiple_of(multiple) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Noise;
-use crate::model::{Rollout, Settings, StageTimes, WorldModel};
+use crate::model::{Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result, video};
 
 /// The longest prompt in characters.
@@ -50,6 +50,17 @@ pub struct Session {
     next_chunk: u64,
     pitch: f32,
     uncommitted: bool,
+}
+
+/// A moment of a world: all that decides its future.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    state: RolloutState,
+    seed: u64,
+    prompt: String,
+    settings: Settings,
+    next_chunk: u64,
+    pitch: f32,
 }
 
 impl Session {
@@ -158,6 +169,39 @@ impl Session {
     /// Those of [`Session::new`].
     pub fn reset(&mut self, options: SessionOptions) -> Result<()> {
         *self = Self::new(Arc::clone(&self.model), options)?;
+        Ok(())
+    }
+
+    /// This moment, to come back to with [`Session::restore`].
+    ///
+    /// # Errors
+    /// Those of the model.
+    pub fn snapshot(&mut self) -> Result<Snapshot> {
+        self.commit()?;
+        Ok(Snapshot {
+            state: self.rollout.state()?,
+            seed: self.seed,
+            prompt: self.prompt.clone(),
+            settings: self.settings,
+            next_chunk: self.next_chunk,
+            pitch: self.pitch,
+        })
+    }
+
+    /// Goes back to a moment of this or another world of the same model and frame size.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the snapshot is of another model or size.
+    pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
+        self.rollout.set_state(&snapshot.state)?;
+        self.rollout.set_prompt(&snapshot.prompt)?;
+        self.rollout.set_settings(snapshot.settings);
+        self.uncommitted = false;
+        self.seed = snapshot.seed;
+        self.prompt.clone_from(&snapshot.prompt);
+        self.settings = snapshot.settings;
+        self.next_chunk = snapshot.next_chunk;
+        self.pitch = snapshot.pitch;
         Ok(())
     }
 
@@ -313,6 +357,19 @@ mod tests {
         }
         let start = Some(Frame { size: FrameSize::new(4, 4), rgb: vec![0; 5] });
         assert!(Session::new(FakeModel::default().shared(), SessionOptions { start, ..options(1, "a") }).is_err());
+    }
+
+    #[test]
+    fn a_restored_world_goes_on_as_it_did() {
+        let mut session = Session::new(FakeModel::default().shared(), options(1, "a")).unwrap();
+        walk(&mut session, 2);
+        let moment = session.snapshot().unwrap();
+        let first = walk(&mut session, 3);
+        session.set_prompt("b").unwrap();
+        walk(&mut session, 1);
+        session.restore(&moment).unwrap();
+        assert_eq!((session.tick(), session.prompt()), (4, "a"));
+        assert_eq!(walk(&mut session, 3), first);
     }
 
     #[test]
