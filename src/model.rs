@@ -7,6 +7,7 @@ pub mod action;
 pub mod cache;
 pub mod config;
 pub mod dit;
+mod flop;
 pub mod flow;
 pub mod patch;
 pub mod sampler;
@@ -87,6 +88,10 @@ pub type RolloutState = BTreeMap<String, Tensor>;
 pub trait WorldModel: Send + Sync {
     /// Facts about this model.
     fn info(&self) -> &ModelInfo;
+
+    /// Billions of floating-point operations (a multiplication and an addition are two) that one chunk of a world with a
+    /// full memory takes, all stages together.
+    fn gflop_per_chunk(&self, size: FrameSize, settings: Settings) -> f64;
 
     /// Starts a world of its own memory, with no past and the empty prompt.
     ///

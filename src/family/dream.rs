@@ -95,6 +95,10 @@ impl WorldModel for Dream {
         &self.info
     }
 
+    fn gflop_per_chunk(&self, size: FrameSize, settings: Settings) -> f64 {
+        self.networks.config.flop_per_chunk(size, settings.steps) as f64 * 1e-9
+    }
+
     fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>> {
         let prompt = self.text.encode("")?;
         let world = World::new(Arc::clone(&self.networks), size, prompt, self.info.settings)?;
