@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod controls;
 pub mod dataset;
 pub mod error;
+pub mod eval;
 pub mod family;
 pub mod frame;
 pub mod kernel;

@@ -1,0 +1,172 @@
+//! What a dream remembers: the place that one looked away from, the block that one placed or broke.
+
+use super::Bench;
+use super::dream::Dream;
+use super::image::psnr;
+use super::report::{EditAccuracy, Report};
+use super::teacher::{Walk, open_place};
+use super::vcn::mean;
+use crate::voxel::describe;
+use crate::{Controls, Frame, Result};
+
+/// Seconds between looking away and being back.
+const AWAY: [usize; 3] = [2, 4, 8];
+
+/// Worlds in which one looks away and back; each takes as long as it says.
+const REVISITS: usize = 8;
+
+/// Ticks of a quarter turn.
+const TURN: usize = 18;
+
+/// Ticks of looking down, editing and looking up, turning away and turning back.
+const EDIT: usize = 10;
+
+/// Pixels differ by an edit when a channel does by more than this.
+const VISIBLE: u8 = 24;
+
+fn turning(ticks: usize, yaw: f32, pitch: f32) -> Vec<Controls> {
+    vec![Controls { look: [yaw, pitch], ..Controls::default() }; ticks]
+}
+
+/// Measures `revisit_psnr_db` and `edit_accuracy`.
+pub(super) fn measure(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    revisits(bench, report)?;
+    edits(bench, report)
+}
+
+fn revisits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    let mut back = [(); AWAY.len()].map(|()| Vec::new());
+    let mut elsewhere = Vec::new();
+    let seeds = &bench.seeds[..bench.seeds.len().min(REVISITS)];
+    for (i, &seed) in seeds.iter().enumerate() {
+        (bench.progress)("looking away and back", 0.25 + 0.05 * i as f64 / seeds.len() as f64);
+        let Some((mut world, controls)) = open_place(seed, 0) else { continue };
+        let context = Walk::record(&mut world, &controls, bench.size);
+        let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
+        dream.observe(&context.frames, &context.controls)?;
+        let moment = dream.moment()?;
+        for (seconds, back) in AWAY.into_iter().zip(&mut back) {
+            dream.back_to(&moment)?;
+            let wait = seconds * 20 - 2 * TURN;
+            let way = [turning(TURN, 5.0, 0.0), turning(wait, 0.0, 0.0), turning(TURN, -5.0, 0.0)].concat();
+            let mut world = world.clone();
+            for &control in &way {
+                world.tick(control);
+            }
+            let dreamed = dream.walk(&way)?;
+            back.push(psnr(&dreamed[dreamed.len() - 1..], &[world.render(bench.size)]));
+        }
+        let mut other = world.clone();
+        for control in turning(TURN, 5.0, 0.0) {
+            other.tick(control);
+        }
+        elsewhere.push(psnr(&[other.render(bench.size)], &[world.render(bench.size)]));
+    }
+    report.revisit_psnr_db.insert("all".into(), mean(&back.concat()));
+    for (seconds, back) in AWAY.into_iter().zip(&back) {
+        report.revisit_psnr_db.insert(seconds.to_string(), mean(back));
+    }
+    report.revisit_psnr_db_baseline = mean(&elsewhere);
+    Ok(())
+}
+
+/// Right answers and questions.
+type Tally = [usize; 2];
+
+fn edits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    let (mut dreamed, mut coded) = ([Tally::default(); 2], [Tally::default(); 2]);
+    for (i, &seed) in bench.seeds.iter().enumerate() {
+        (bench.progress)("editing blocks", 0.3 + 0.03 * i as f64 / bench.seeds.len() as f64);
+        let Some((mut world, controls)) = open_place(seed, 0) else { continue };
+        let context = Walk::record(&mut world, &controls, bench.size);
+        let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
+        dream.observe(&context.frames, &context.controls)?;
+        let moment = dream.moment()?;
+        for (kind, (dreamed, coded)) in dreamed.iter_mut().zip(&mut coded).enumerate() {
+            let (way, plain) = edit_walk(kind == 0, world.pose().pitch);
+            let mut edited_world = world.clone();
+            let truth = Walk::record(&mut edited_world, &way, bench.size);
+            let mut other_world = world.clone();
+            let untouched = Walk::record(&mut other_world, &plain, bench.size);
+            let (with, without) = (&truth.frames[way.len() - 1], &untouched.frames[way.len() - 1]);
+            if !truth.controls.iter().any(|c| c.place_block || c.break_block) || !is_visible(with, without) {
+                continue;
+            }
+            dream.back_to(&moment)?;
+            let frames = dream.walk(&way)?;
+            dreamed[0] += usize::from(shows_edit(&frames[way.len() - 1], with, without));
+            dreamed[1] += 1;
+            let frames = dream.reconstruct(&truth.frames, &truth.controls)?;
+            coded[0] += usize::from(shows_edit(&frames[way.len() - 1], with, without));
+            coded[1] += 1;
+        }
+    }
+    let accuracy = |tallies: [Tally; 2]| {
+        let share = |[right, all]: Tally| right as f64 / all as f64;
+        let [place, break_] = tallies;
+        EditAccuracy {
+            all: share([place[0] + break_[0], place[1] + break_[1]]),
+            place: share(place),
+            broken: share(break_),
+            trials: place[1] + break_[1],
+        }
+    };
+    report.edit_accuracy = accuracy(dreamed);
+    report.edit_accuracy_teacher = accuracy(coded);
+    Ok(())
+}
+
+/// Look down, edit, look away and back; and the same without the edit.
+fn edit_walk(place: bool, pitch: f32) -> (Vec<Controls>, Vec<Controls>) {
+    let down = turning(EDIT, 0.0, (-32.0 - pitch) / EDIT as f32);
+    let plain = [down, turning(EDIT, 0.0, 0.0), turning(EDIT, 4.5, 0.0), turning(EDIT, -4.5, 0.0)].concat();
+    let mut way = plain.clone();
+    way[EDIT].place_block = place;
+    way[EDIT].break_block = !place;
+    (way, plain)
+}
+
+fn differing(with: &Frame, without: &Frame) -> Vec<usize> {
+    (0..with.rgb.len()).filter(|&i| with.rgb[i].abs_diff(without.rgb[i]) > VISIBLE).collect()
+}
+
+/// Whether the edit changes at least one part in two hundred of the picture.
+fn is_visible(with: &Frame, without: &Frame) -> bool {
+    differing(with, without).len() * 200 > with.rgb.len()
+}
+
+/// Whether a picture is nearer to the world with the edit than to the one without, where these differ.
+fn shows_edit(seen: &Frame, with: &Frame, without: &Frame) -> bool {
+    let error = |truth: &Frame| -> u64 {
+        differing(with, without).into_iter().map(|i| u64::from(seen.rgb[i].abs_diff(truth.rgb[i])).pow(2)).sum()
+    };
+    error(with) < error(without)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FrameSize;
+    use crate::voxel::{World, WorldConfig};
+
+    #[test]
+    fn edits_are_seen_where_the_worlds_differ() {
+        let size = FrameSize::new(64, 64);
+        let seen = (0..40)
+            .filter(|&seed| {
+                let world = World::new(seed, WorldConfig::default());
+                let (way, plain) = edit_walk(true, world.pose().pitch);
+                let [with, without] = [way, plain].map(|way| {
+                    let mut world = world.clone();
+                    let walk = Walk::record(&mut world, &way, size);
+                    walk.frames[way.len() - 1].clone()
+                });
+                is_visible(&with, &without) && {
+                    assert!(shows_edit(&with, &with, &without) && !shows_edit(&without, &with, &without));
+                    true
+                }
+            })
+            .count();
+        assert!(seen > 20, "only {seen} of 40 placed blocks can be seen");
+    }
+}
