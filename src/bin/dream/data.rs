@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use bevy_dream::dataset::{EpisodeConfig, HELD_OUT_SEED, write_dataset};
 use bevy_dream::voxel::PolicyKind;
 use bevy_dream::{Error, FrameSize, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::seeds;
+use crate::output::progress;
 
 /// Write training episodes of the teacher world
 #[derive(clap::Args)]
@@ -37,13 +39,6 @@ pub struct Args {
     held_out: bool,
 }
 
-fn seeds(text: &str) -> Result<Range<u64>> {
-    let range = text.split_once("..").and_then(|(a, b)| Some(a.parse().ok()?..b.parse().ok()?));
-    range.filter(|r: &Range<u64>| r.start < r.end).ok_or_else(|| {
-        Error::input(format!("'{text}' is not a range of seeds: write it as A..B with A < B, for instance 0..64"))
-    })
-}
-
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
     if args.seeds.end > HELD_OUT_SEED && !args.held_out {
@@ -63,9 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
         .num_threads(args.threads)
         .build()
         .map_err(|e| Error::input(format!("--threads: {e}")))?;
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} episodes  {per_sec}  {eta} left")
-        .expect("the template is valid");
-    let bar = ProgressBar::new(args.seeds.end - args.seeds.start).with_style(style);
+    let bar = progress(args.seeds.end - args.seeds.start, "episodes");
     pool.install(|| write_dataset(args.seeds.clone(), &config, &args.out, |n| bar.inc(n)))?;
     bar.finish();
     Ok(())

@@ -1,9 +1,20 @@
-//! `dream`: the command line tool.
+//! `dream`: the command line tool. Results go to stdout, everything else to stderr.
 
+mod args;
+mod bench;
 mod data;
+mod env;
+mod eval;
+mod inspect;
+mod output;
+mod playback;
+mod render;
+mod replay;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
+use bevy_dream::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -15,20 +26,57 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write training episodes of the teacher world
+    Render(render::Args),
+    Replay(replay::Args),
+    Bench(bench::Args),
+    Eval(eval::Args),
+    Inspect(inspect::Args),
     Data(data::Args),
+    Env(env::Args),
+}
+
+impl Command {
+    fn run(&self, began: Instant) -> Result<()> {
+        match self {
+            Self::Render(args) => render::run(args),
+            Self::Replay(args) => replay::run(args),
+            Self::Bench(args) => bench::run(args, began),
+            Self::Eval(args) => eval::run(args),
+            Self::Inspect(args) => inspect::run(args),
+            Self::Data(args) => data::run(args),
+            Self::Env(args) => env::run(args),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return refuse_usage(&usage),
+    };
+    match cli.command.run(began) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::reader_left(&error) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// Help goes out as clap writes it; a mistake becomes one line.
+fn refuse_usage(usage: &clap::Error) -> ExitCode {
+    if !usage.use_stderr() {
+        // Nobody is left to tell when stdout is closed.
+        let _ = usage.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = usage.to_string();
+    let reason = text.split("\n\n").next().unwrap_or_default();
+    fail(&format!("{} (see --help)", reason.trim_start_matches("error:").trim()))
 }
 
 #[allow(clippy::print_stderr, reason = "the error line of a command line tool")]
-fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Data(args) => data::run(&args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+fn fail(reason: &str) -> ExitCode {
+    let words: Vec<_> = reason.split_whitespace().collect();
+    eprintln!("error: {}", words.join(" "));
+    ExitCode::FAILURE
 }

@@ -1,0 +1,78 @@
+//! Arguments that several commands share.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use bevy_dream::checkpoint::{self, DeviceChoice};
+use bevy_dream::kernel::ThreadPool;
+use bevy_dream::model::{Settings, WorldModel};
+use bevy_dream::simulate::check_settings;
+use bevy_dream::{Error, FrameSize, Result};
+
+/// More threads than this slow a small model down on most machines.
+const MOST_THREADS: usize = 4;
+
+/// Which model runs, and where.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// The model's folder
+    #[arg(long, default_value = "models/overworld", value_name = "DIR")]
+    pub model: PathBuf,
+    /// Worker threads of the model [default: the cores, at most 4]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Where the model runs: cpu, cuda, metal or auto
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+}
+
+impl ModelArgs {
+    /// The number of worker threads.
+    pub fn threads(&self) -> usize {
+        let cores = || thread::available_parallelism().map_or(1, usize::from);
+        self.threads.unwrap_or_else(|| cores().min(MOST_THREADS))
+    }
+
+    /// The worker threads and the model.
+    pub fn load(&self) -> Result<(ThreadPool, Arc<dyn WorldModel>)> {
+        let pool = ThreadPool::new(self.threads())?;
+        let model = pool.install(|| checkpoint::load(&self.model, self.device))?;
+        Ok((pool, model))
+    }
+}
+
+/// How a world of the model is run.
+#[derive(Clone, Copy, clap::Args)]
+pub struct WorldArgs {
+    /// Denoising steps per chunk [default: what the model is shipped with]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Frame size [default: what the model was trained at]
+    #[arg(long, value_name = "WxH")]
+    pub size: Option<FrameSize>,
+}
+
+impl WorldArgs {
+    /// The settings for this model.
+    pub fn settings(&self, model: &dyn WorldModel) -> Result<Settings> {
+        let shipped = model.info().settings;
+        let settings = Settings { steps: self.steps.unwrap_or(shipped.steps), ..shipped };
+        check_settings(settings)?;
+        Ok(settings)
+    }
+
+    /// The frame size for this model.
+    pub fn size(&self, model: &dyn WorldModel) -> FrameSize {
+        self.size.unwrap_or(model.info().default_size)
+    }
+}
+
+/// Reads a range of seeds.
+pub fn seeds(text: &str) -> Result<Range<u64>> {
+    let range = text.split_once("..").and_then(|(a, b)| Some(a.parse().ok()?..b.parse().ok()?));
+    range.filter(|r: &Range<u64>| r.start < r.end).ok_or_else(|| {
+        Error::input(format!("'{text}' is not a range of seeds: write it as A..B with A < B, for instance 0..64"))
+    })
+}

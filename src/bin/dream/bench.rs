@@ -1,0 +1,223 @@
+//! `dream bench`: how fast a model dreams, and whether it holds its frame rate.
+
+use std::fs;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bevy_dream::checkpoint;
+use bevy_dream::kernel::{ThreadPool, gemm_peak_gflops};
+use bevy_dream::model::WorldModel;
+use bevy_dream::simulate::{Session, SessionOptions};
+use bevy_dream::stream::{Event, Stream, StreamOptions};
+use bevy_dream::{Controls, Error, Result};
+use serde_json::{Value, json};
+
+use crate::args::{ModelArgs, WorldArgs};
+use crate::output::{progress, say};
+
+/// Chunks before the clock starts.
+const WARM_UP: usize = 3;
+
+/// Measure the speed of a model: half the time on the model thread in real time, half flat out
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    world: WorldArgs,
+    /// How long to measure
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=86_400))]
+    seconds: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command in a process that `began` then.
+pub fn run(args: &Args, began: Instant) -> Result<()> {
+    let pool = ThreadPool::new(args.model.threads())?;
+    let half = Duration::from_secs(args.seconds.into()) / 2;
+    let bar = progress(u64::from(args.seconds), "seconds");
+    let live = live(args, began, half)?;
+    bar.set_position(u64::from(args.seconds) / 2);
+    let rss_start = resident_mb();
+    let flat = pool.install(|| flat_out(args, &live.model, half))?;
+    let rss_end = resident_mb();
+    bar.finish_and_clear();
+
+    let model = &*live.model;
+    let info = model.info();
+    let settings = args.world.settings(model)?;
+    let gflop = model.gflop_per_chunk(args.world.size(model), settings) / info.frames_per_chunk as f64;
+    let peak = pool.install(gemm_peak_gflops);
+    let fps = (flat.chunks.len() * info.frames_per_chunk) as f64 / flat.chunks.iter().sum::<Duration>().as_secs_f64();
+    let gflops = gflop * fps;
+    let report = json!({
+        "model": info.name,
+        "size": args.world.size(model).to_string(),
+        "steps": settings.steps,
+        "threads": args.model.threads(),
+        "fps": round(fps),
+        "shown_fps": round(live.shown_fps),
+        "chunk_ms": {
+            "p50": ms(&flat.chunks, 0.5), "p95": ms(&flat.chunks, 0.95), "max": ms(&flat.chunks, 1.0),
+        },
+        "control_to_frame_ms": { "p50": ms(&live.delays, 0.5), "p95": ms(&live.delays, 0.95) },
+        "first_frame_ms": round(live.first_frame.as_secs_f64() * 1e3),
+        "stage_ms": {
+            "denoise": ms(&flat.denoise, 0.5), "decode": ms(&flat.decode, 0.5), "commit": ms(&flat.commit, 0.5),
+        },
+        "rss_mb": { "start": rss_start, "end": rss_end },
+        "gflop_per_frame": round(gflop),
+        "gflops": round(gflops),
+        "gemm_peak_gflops": round(peak),
+        "efficiency": round(gflops / peak),
+    });
+    say(if args.json { report.to_string() } else { table(&report) })
+}
+
+/// What a window would see of the model thread.
+struct Live {
+    model: Arc<dyn WorldModel>,
+    first_frame: Duration,
+    /// From taking the controls of a chunk to showing its first frame.
+    delays: Vec<Duration>,
+    shown_fps: f64,
+}
+
+/// Runs the model thread in real time.
+fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
+    let (folder, device) = (args.model.model.clone(), args.model.device);
+    let (loaded, model) = crossbeam_channel::bounded(1);
+    let world_args = args.world;
+    let load = move || {
+        let model = checkpoint::load(folder, device)?;
+        world_args.settings(&*model)?;
+        // The receiver lives as long as the stream.
+        loaded.send(Arc::clone(&model)).ok();
+        Ok(model)
+    };
+    let world = SessionOptions { size: args.world.size, ..world() };
+    let options = StreamOptions { world, threads: Some(args.model.threads()), ..StreamOptions::default() };
+    let mut stream = Stream::start(load, options)?;
+    stream.input().hold(walking(0));
+    let (mut first, mut shown, mut delays) = (None, 0, Vec::new());
+    while first.is_none_or(|first: Instant| first.elapsed() < time) {
+        for event in stream.events() {
+            match event {
+                Event::LoadFailed(reason) | Event::Failed(reason) | Event::Rejected(reason) => {
+                    return Err(Error::input(reason));
+                }
+                Event::Loaded(info) if args.world.steps.is_some() => {
+                    let steps = args.world.steps.unwrap_or(info.settings.steps);
+                    stream.set_settings(bevy_dream::model::Settings { steps, ..info.settings })?;
+                }
+                _ => {}
+            }
+        }
+        let now = Instant::now();
+        if let Some(frame) = stream.due_frame(now) {
+            first.get_or_insert(now);
+            shown += 1;
+            if frame.tick == frame.chunk.first_tick {
+                delays.push(now - frame.chunk.sampled);
+                stream.input().hold(walking(frame.chunk.index as usize));
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let first = first.unwrap_or_else(Instant::now);
+    let model = model.recv().map_err(|e| Error::Thread(e.to_string()))?;
+    let shown_fps = f64::from(shown) / first.elapsed().as_secs_f64();
+    Ok(Live { model, first_frame: first - began, delays, shown_fps })
+}
+
+/// Times of chunks that follow each other without a pause.
+#[derive(Default)]
+struct FlatOut {
+    chunks: Vec<Duration>,
+    denoise: Vec<Duration>,
+    decode: Vec<Duration>,
+    commit: Vec<Duration>,
+}
+
+fn flat_out(args: &Args, model: &Arc<dyn WorldModel>, time: Duration) -> Result<FlatOut> {
+    let settings = Some(args.world.settings(&**model)?);
+    let options = SessionOptions { size: args.world.size, settings, ..world() };
+    let mut session = Session::new(Arc::clone(model), options)?;
+    let mut times = FlatOut::default();
+    let frames = model.info().frames_per_chunk;
+    let mut began = Instant::now();
+    for index in 0.. {
+        if index == WARM_UP {
+            began = Instant::now();
+        }
+        let start = Instant::now();
+        session.step(&vec![walking(index); frames])?;
+        session.commit()?;
+        if index < WARM_UP {
+            continue;
+        }
+        times.chunks.push(start.elapsed());
+        let stages = session.times();
+        times.denoise.push(stages.denoise);
+        times.decode.push(stages.decode);
+        times.commit.push(stages.commit);
+        if began.elapsed() >= time {
+            break;
+        }
+    }
+    Ok(times)
+}
+
+fn world() -> SessionOptions {
+    SessionOptions { prompt: "a flower meadow at noon, clear sky".into(), ..SessionOptions::default() }
+}
+
+/// Controls that keep every part of the model busy.
+fn walking(chunk: usize) -> Controls {
+    Controls { forward: 1.0, look: [(chunk as f32 * 0.1).sin() * 4.0, 0.0], ..Controls::default() }
+}
+
+/// The quantile of some times in milliseconds; none when there are no times.
+fn ms(times: &[Duration], quantile: f64) -> Option<f64> {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let index = (times.len() as f64 * quantile).ceil() as usize;
+    Some(round(times.get(index.saturating_sub(1))?.as_secs_f64() * 1e3))
+}
+
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// Resident memory, where the system tells.
+fn resident_mb() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(round(kilobytes / 1024.0))
+}
+
+fn table(report: &Value) -> String {
+    let figure = |value: &Value| match value {
+        Value::Object(parts) => parts.iter().map(|(k, v)| format!("{k} {v}")).collect::<Vec<_>>().join("  "),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let lines = report.as_object().into_iter().flatten();
+    lines.map(|(name, value)| format!("{name:<20}{}", figure(value))).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_sorted_times() {
+        let times: Vec<_> = [40, 10, 30, 20].map(Duration::from_millis).to_vec();
+        assert_eq!([ms(&times, 0.5), ms(&times, 0.95), ms(&times, 1.0)], [Some(20.0), Some(40.0), Some(40.0)]);
+        assert_eq!(ms(&[], 0.5), None);
+    }
+}
