@@ -2,9 +2,12 @@
 #![cfg(feature = "cli")]
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use bevy_dream::video::{load_image, save_png};
+use bevy_dream::{Frame, FrameSize};
 use serde_json::Value;
 
 fn dream(args: &[&str]) -> Output {
@@ -77,6 +80,154 @@ fn inspect_refuses_what_is_no_model() {
         fs::write(path(name), bytes).unwrap();
         refusal(&["inspect", &path(name)]);
     }
+}
+
+/// The shipped model at a size that is quick to dream.
+const SMALL: [&str; 4] = ["--model", concat!(env!("CARGO_MANIFEST_DIR"), "/models/overworld"), "--size", "48x32"];
+
+fn render(more: &[&str]) -> Vec<String> {
+    ["render", "--prompt", "a meadow", "--frames", "5"]
+        .iter()
+        .chain(&SMALL)
+        .chain(more)
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn borrowed(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn render_refuses_bad_input_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let out = path("x.gif");
+    fs::write(path("controls"), "{\"tick\":0}\nW W W\n").unwrap();
+    fs::write(path("picture.png"), "not a picture").unwrap();
+    let long = "x".repeat(10_000);
+    for (more, part) in [
+        (&["--model", "no/such/folder"][..], "no/such/folder"),
+        (&["--frames", "0"], "--frames"),
+        (&["--frames", "many"], "--frames"),
+        (&["--threads", "0"], "threads"),
+        (&["--threads", "10000"], "threads"),
+        (&["--steps", "0"], "steps"),
+        (&["--steps", "65"], "steps"),
+        (&["--size", "13x13"], "13x13"),
+        (&["--size", "big"], "'big'"),
+        (&["--device", "abacus"], "abacus"),
+        (&["--policy", "fly"], "fly"),
+        (&["--prompt", " "], "prompt is empty"),
+        (&["--prompt", &long], "10000"),
+        (&["--controls", &path("controls")], "line 2"),
+        (&["--controls", &path("missing")], "missing"),
+        (&["--start", &path("picture.png")], "not a PNG"),
+        (&["--start", &path("missing.png")], "missing.png"),
+        (&["--out", &path("x.avi")], "x.avi"),
+        (&["--out", &path("no/such/folder/x.gif")], "x.gif"),
+    ] {
+        // The last of two equal options counts, except where clap refuses them: replace the value then.
+        let mut args = render(&["--out", &out]);
+        match args.iter().position(|a| a == more[0]) {
+            Some(at) => args[at + 1] = more[1].into(),
+            None => args.extend(more.iter().map(ToString::to_string)),
+        }
+        let line = refusal(&borrowed(&args));
+        assert!(line.contains(part), "{more:?} gave {line}");
+    }
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn a_rendered_walk_replays_to_the_same_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let picture = Frame { size: FrameSize::new(90, 40), rgb: (0..90 * 40 * 3).map(|i| (i % 251) as u8).collect() };
+    save_png(&picture, path("start.jpg.png")).unwrap();
+    let args = render(&["--out", &path("walk/"), "--start", &path("start.jpg.png"), "--seed", "3"]);
+    let printed = accepted(&borrowed(&args));
+    assert_eq!(printed.lines().count(), 2, "{printed}");
+    assert_eq!(fs::read_dir(path("walk")).unwrap().count(), 5);
+    assert_eq!(load_image(path("walk/frame-000004.png")).unwrap().size, FrameSize::new(48, 32));
+
+    let replay = path("walk.replay.jsonl");
+    let model = &SMALL[..2];
+    let digest = accepted(&[&["replay", &replay, "--verify"], model].concat());
+    assert_eq!(digest.trim().len(), 64);
+    let text = fs::read_to_string(&replay).unwrap();
+    fs::write(&replay, text.replace("\"seed\":3", "\"seed\":4")).unwrap();
+    assert!(refusal(&[&["replay", &replay, "--verify"], model].concat()).contains("frames differ"));
+    assert_ne!(accepted(&[&["replay", &replay], model].concat()), digest);
+    let header: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let weights = header["model"].as_str().unwrap();
+    fs::write(&replay, text.replace(weights, &"0".repeat(64))).unwrap();
+    assert!(refusal(&[&["replay", &replay], model].concat()).contains("other weights"));
+}
+
+#[test]
+fn a_world_is_driven_over_pipes() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dream"))
+        .arg("env")
+        .args(SMALL)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let requests = concat!(
+        r#"{"reset":{"seed":7,"prompt":"a desert"}}"#,
+        "\nhello\n",
+        r#"{"step":{"keys":["W"],"look":[1,0]}}"#,
+        "\n"
+    );
+    child.stdin.take().unwrap().write_all(requests.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let mut lines = output.stdout.splitn(4, |b| *b == b'\n');
+    let mut next = || serde_json::from_slice::<Value>(lines.next().unwrap()).unwrap();
+    assert_eq!(next()["ready"], true);
+    assert!(next()["error"].is_string());
+    assert_eq!(next()["bytes"], 2 * 48 * 32 * 3);
+    assert_eq!(lines.next().unwrap().len(), 2 * 48 * 32 * 3);
+}
+
+#[test]
+fn bench_reports_every_figure() {
+    let report = accepted(&[&["bench", "--seconds", "2", "--threads", "2", "--json"], &SMALL[..]].concat());
+    let report: Value = serde_json::from_str(&report).unwrap();
+    for key in ["fps", "first_frame_ms", "gflop_per_frame", "gflops", "gemm_peak_gflops", "efficiency"] {
+        assert!(report[key].as_f64().is_some_and(|x| x > 0.0), "{key}: {report}");
+    }
+    for (key, part) in [
+        ("chunk_ms", "p50"),
+        ("chunk_ms", "p95"),
+        ("chunk_ms", "max"),
+        ("control_to_frame_ms", "p50"),
+        ("control_to_frame_ms", "p95"),
+        ("stage_ms", "denoise"),
+    ] {
+        assert!(report[key][part].as_f64().is_some_and(|x| x > 0.0), "{key}.{part}: {report}");
+    }
+    assert!(report["rss_mb"].get("start").is_some());
+}
+
+#[test]
+fn eval_refuses_seeds_that_may_have_been_trained_on() {
+    let line = refusal(&[&["eval", "--seeds", "0..4"], &SMALL[..]].concat());
+    assert!(line.contains("500000"), "{line}");
+    assert!(refusal(&[&["eval", "--seeds", "9..4"], &SMALL[..]].concat()).contains("'9..4'"));
+    assert!(refusal(&["eval", "--prompts", "no-such-file.tsv"]).contains("no-such-file.tsv"));
+}
+
+#[test]
+fn data_writes_shards_and_guards_the_held_out_seeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    let small = ["--size", "32x32", "--ticks", "3", "--out", out];
+    accepted(&[&["data", "--seeds", "1..3"], &small[..]].concat());
+    assert!(dir.path().join("shard-000000.tar").exists());
+    assert!(refusal(&[&["data", "--seeds", "500000..500001"], &small[..]].concat()).contains("held-out"));
+    refusal(&[&["data", "--seeds", "5..5"], &small[..]].concat());
 }
 
 #[test]

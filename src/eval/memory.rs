@@ -152,14 +152,16 @@ mod tests {
     #[test]
     fn edits_are_seen_where_the_worlds_differ() {
         let size = FrameSize::new(64, 64);
-        let seen = (0..40)
+        let seen = (0..12)
             .filter(|&seed| {
                 let world = World::new(seed, WorldConfig::default());
                 let (way, plain) = edit_walk(true, world.pose().pitch);
                 let [with, without] = [way, plain].map(|way| {
                     let mut world = world.clone();
-                    let walk = Walk::record(&mut world, &way, size);
-                    walk.frames[way.len() - 1].clone()
+                    for &control in &way {
+                        world.tick(control);
+                    }
+                    world.render(size)
                 });
                 is_visible(&with, &without) && {
                     assert!(shows_edit(&with, &with, &without) && !shows_edit(&without, &with, &without));
@@ -167,6 +169,6 @@ mod tests {
                 }
             })
             .count();
-        assert!(seen > 20, "only {seen} of 40 placed blocks can be seen");
+        assert!(seen > 5, "only {seen} of 12 placed blocks can be seen");
     }
 }

@@ -41,7 +41,7 @@ impl Config {
             + self.decoder.flop(tokens, self.cond)
             + 2 * tokens * self.decoder.width * self.cells() * self.cells() * self.stem
             + residual
-            + 2 * cells * self.stem * Self::CELL * Self::CELL * 3 * self.frames_per_chunk;
+            + 2 * cells * self.stem * Self::CELL * Self::CELL * 3 * (2 * self.frames_per_chunk - 1);
         steps * denoise + decode + remember
     }
 }

@@ -7,6 +7,8 @@ mod env;
 mod eval;
 mod inspect;
 mod output;
+#[cfg(feature = "window")]
+mod play;
 mod playback;
 mod render;
 mod replay;
@@ -26,6 +28,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[cfg(feature = "window")]
+    Play(play::Args),
     Render(render::Args),
     Replay(replay::Args),
     Bench(bench::Args),
@@ -38,6 +42,8 @@ enum Command {
 impl Command {
     fn run(&self, began: Instant) -> Result<()> {
         match self {
+            #[cfg(feature = "window")]
+            Self::Play(args) => play::run(args),
             Self::Render(args) => render::run(args),
             Self::Replay(args) => replay::run(args),
             Self::Bench(args) => bench::run(args, began),

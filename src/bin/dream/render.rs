@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bevy_dream::simulate::replay::StartImage;
-use bevy_dream::simulate::{ControlScript, FrameHasher, Replay, ReplayHeader, Session, SessionOptions};
+use bevy_dream::simulate::{ControlScript, FrameHasher, Replay, ReplayHeader, Session, SessionOptions, check_prompt};
 use bevy_dream::video::{VideoWriter, load_image, save_png};
 use bevy_dream::voxel::PolicyKind;
 use bevy_dream::{Error, Frame, Result};
@@ -46,6 +46,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
+    check_prompt(&args.prompt)?;
     let script = match &args.controls {
         Some(path) => read_controls(path)?,
         None => script_of(&args.policy, args.seed, args.frames),
