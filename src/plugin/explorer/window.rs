@@ -35,8 +35,9 @@ pub(super) fn open(options: &ExploreOptions, loader: ModelLoader) -> Result<App,
     panic::set_hook(Box::new(|_| ()));
     let built = panic::catch_unwind(AssertUnwindSafe(|| build(options, loader, &adapter)));
     panic::set_hook(hook);
-    built.map_err(|payload| {
-        payload.downcast_ref::<String>().map_or("the display cannot be reached", |text| text.as_str()).to_string()
+    built.map_err(|payload| match payload.downcast_ref::<String>() {
+        Some(reason) if !reason.starts_with("Failed to build event loop") => reason.clone(),
+        _ => "the display cannot be opened".into(),
     })
 }
 
