@@ -1,9 +1,10 @@
 //! The runtime against PyTorch on exported weights, stage by stage over 64 frames.
 //!
-//! `tests/fixtures/parity` is written by `python train/export.py --fixture tests/fixtures/parity`.
+//! `tests/fixtures/parity` is written by `python train/export.py --fixture tests/fixtures/parity`; `$PARITY_FIXTURE` is the
+//! folder of another one.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bevy_dream::Controls;
@@ -22,7 +23,8 @@ struct Fixture {
 
 impl Fixture {
     fn load() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+        let ours = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+        let folder = std::env::var_os("PARITY_FIXTURE").map_or_else(ours, PathBuf::from);
         let networks = Arc::new(Networks::load(&folder, &Device::Cpu).unwrap());
         let case = candle_core::safetensors::load(folder.join("case.safetensors"), &Device::Cpu).unwrap();
         Self { networks, case }
