@@ -6,9 +6,11 @@ python=${PYTHON:-python3}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
+cargo build --locked --bin dream
+dream=${CARGO_TARGET_DIR:-target}/debug/dream
 
-cargo run -q --bin dream -- data --seeds 0..4 --ticks 48 --out "$work/train"
-cargo run -q --bin dream -- data --seeds 500000..500004 --ticks 48 --out "$work/heldout" --held-out
+"$dream" data --seeds 0..4 --ticks 48 --out "$work/train"
+"$dream" data --seeds 500000..500004 --ticks 48 --out "$work/heldout" --held-out
 common=(--data "$work/train" --held-out "$work/heldout" --config train/tiny.json --max-steps 20)
 
 $python train/text.py --smoke --out "$work/text" --model "$work/model"
@@ -18,5 +20,5 @@ $python train/export.py --model "$work/model" --config train/tiny.json --vcn "$w
 $python -m torch.distributed.run --nproc_per_node 2 train/dit.py "${common[@]}" --model "$work/model" --out "$work/dit" --batch 2
 $python train/export.py --model "$work/model" --config train/tiny.json --vcn "$work/vcn" --dit "$work/dit" --fixture "$work/model"
 PARITY_FIXTURE="$work/model" cargo test --locked --test parity --test text_parity
-cargo run -q --bin dream -- render --model "$work/model" --prompt "a meadow at noon" --frames 8 --seed 1 --out "$work/frames/"
+"$dream" render --model "$work/model" --prompt "a meadow at noon" --frames 8 --seed 1 --out "$work/frames/"
 ls "$work/frames"
