@@ -6,10 +6,10 @@
 //! panic, arrives as an [`Event`], and the thread is ready for the next world.
 //!
 //! ```no_run
-//! # use std::{path::Path, time::Instant};
-//! # use bevy_dream::{simulate::SessionOptions, stream::{Stream, StreamOptions}};
-//! # fn load() -> bevy_dream::Result<std::sync::Arc<dyn bevy_dream::model::WorldModel>> { todo!() }
+//! # use std::time::Instant;
+//! # use bevy_dream::{checkpoint, simulate::SessionOptions, stream::{Stream, StreamOptions}};
 //! # fn main() -> bevy_dream::Result<()> {
+//! let load = || checkpoint::load("models/overworld", checkpoint::DeviceChoice::Auto);
 //! let world = SessionOptions { prompt: "a meadow at noon".into(), ..Default::default() };
 //! let mut stream = Stream::start(load, StreamOptions { world, ..Default::default() })?;
 //! loop {
