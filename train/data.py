@@ -23,11 +23,11 @@ def map_npy(path, offset):
 
 
 class Episodes:
-    """All episodes of the shards in a folder, frames memory-mapped."""
+    """All episodes of the shards in the folders, frames memory-mapped."""
 
-    def __init__(self, folder):
+    def __init__(self, *folders):
         self.items = []
-        for path in sorted(Path(folder).glob("*.tar")):
+        for path in [p for folder in folders for p in sorted(Path(folder).glob("*.tar"))]:
             episodes = {}
             with tarfile.open(path) as tar:
                 for member in tar:
@@ -39,7 +39,7 @@ class Episodes:
                     episodes.setdefault(key, {})[kind] = value
             self.items += episodes.values()
         if not self.items:
-            raise SystemExit(f"error: no shards in {folder}: make some with `cargo run --bin dream -- data`")
+            raise SystemExit(f"error: no shards in {', '.join(map(str, folders))}: make some with `cargo run --bin dream -- data`")
 
     def texts(self):
         """Every distinct caption."""
@@ -52,12 +52,11 @@ class Episodes:
         """
         frames, controls, captions = [], [], []
         n = chunks * per_chunk
-        while len(frames) < batch:
-            e = self.items[rng.integers(len(self.items))]
-            total = len(e["frames.npy"])
-            if total < n:
-                continue
-            at = rng.integers(total - n + 1)
+        starts = np.array([max(0, len(e["frames.npy"]) - n + 1) for e in self.items])
+        if not starts.any():
+            raise SystemExit(f"error: no episode has {n} frames: record longer ones")
+        for i in rng.choice(len(self.items), batch, p=starts / starts.sum()):
+            e, at = self.items[i], rng.integers(starts[i])
             f, a = e["frames.npy"][at : at + n], e["actions.npy"][at : at + n].copy()
             if mirror and rng.random() < 0.5:
                 f, a = f[:, :, ::-1], a * MIRROR[: a.shape[1]]
@@ -72,6 +71,23 @@ class Episodes:
         chosen = [(s["tick"], s["texts"][rng.integers(len(s["texts"]))]) for s in segments]
         # a chunk belongs to the scene of its last frame
         return [next(t for tick, t in reversed(chosen) if tick <= at + i + per_chunk - 1) for i in range(0, n, per_chunk)]
+
+
+def arguments(parser):
+    """The options of every stage that trains on episodes."""
+    parser.add_argument("--data", nargs="+", required=True, help="folders of shards")
+    parser.add_argument("--shapes", nargs="*", default=[], help="folders of shards with other frame sizes, a tenth of the batches")
+    parser.add_argument("--held-out", required=True, help="folder of shards that are never trained on")
+
+
+def training_sets(args):
+    """The episodes of `--data`, then those of each folder of `--shapes`."""
+    return [Episodes(*args.data), *map(Episodes, args.shapes)]
+
+
+def pick(sets, rng):
+    """The first set most of the time."""
+    return sets[0] if len(sets) == 1 or rng.random() < 0.9 else sets[rng.integers(1, len(sets))]
 
 
 def to_float(frames):

@@ -8,22 +8,25 @@ import argparse
 import numpy as np
 import torch
 
+import data
 import engine
-from data import Episodes, to_float
+from data import Episodes, pick, to_float, training_sets
 from export import load_model
 from model import DiT, rms_norm, rollout
 from text import TextEncoder
 from vcn import psnr
 
-LENGTHS = [(6, 1.0), (6, 1.0), (6, 1.0), (20, 0.3)]  # chunks a clip, share of the batch's clips
-COPIES = 2  # noisy copies of each clip
+# what a step sees: its share of the draws, chunks a clip, clips (of --batch 4), noisy copies of each.
+# Many short clips teach fastest, long ones the memory, single chunks how a world begins.
+MIX = [(0.35, 6, 4, 2), (0.15, 20, 2, 2), (0.5, 1, 16, 4)]
 CONTEXT_NOISE = 0.25  # the past is remembered at levels 1 - 0.25 to 1
+OWN_PASSES = 3  # at most, of a clip with the model's own predictions as its past
 
 
-def flops(c, chunks, n=64):
+def flops(c, chunks, copies, n=64):
     """FLOP of a training step over this many chunks: context stream up to the last temporal layer, noisy copies."""
     block = n * (12 * c.dit.width**2 * 2 + 8 * n * c.dit.width)
-    return 3 * chunks * block * (max(c.dit.temporal) + 1 + COPIES * c.dit.layers)
+    return 3 * chunks * block * (max(c.dit.temporal) + 1 + copies * c.dit.layers)
 
 
 class Captions:
@@ -119,47 +122,54 @@ def sheet(dit, batches, held_out, path, chunks=20):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     engine.arguments(p)
+    data.arguments(p)
     p.add_argument("--model", required=True, help="model folder with the exported VCN and text encoder")
-    p.add_argument("--data", nargs="+", required=True, help="folders of shards")
-    p.add_argument("--held-out", required=True)
-    p.add_argument("--batch", type=int, default=4, help="clips of 6 chunks a step, over all processes")
+    p.add_argument("--batch", type=int, default=4, help="clips of 6 chunks a step, over all processes; of other lengths in proportion")
     args = p.parse_args()
 
     world = engine.World()
     torch.manual_seed(args.seed)
     c, vcn, _ = load_model(args.model, world.device)
     dit = DiT(c).to(world.device)
-    run = engine.Run(args.out, dit, args, world, flops(c, 6 * args.batch), lr=2e-3)
+    run = engine.Run(args.out, dit, args, world, 2e-3, load_model(args.init)[2] if args.init else None)
+    forward = torch.compile(dit, dynamic=False) if args.compile else dit
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
     shared = np.random.default_rng([args.seed, run.step])  # draws that all processes must share
-    sets, held_out = [Episodes(d) for d in args.data], Episodes(args.held_out)
+    sets, held_out = training_sets(args), Episodes(args.held_out)
     batches = Batches(vcn, Captions(args.model, [*sets, held_out]), rng, world.device)
 
-    again = None
+    passes = 0
     while run.running():
-        if again is None:
-            # the first folder most of the time; the others hold other aspect ratios
-            episodes = sets[0] if rng.random() < 0.9 else sets[rng.integers(len(sets))]
-            chunks, share = LENGTHS[shared.integers(len(LENGTHS))]
-            _, z, a, text, (h, w) = batches.draw(episodes, max(1, round(args.batch * share / world.size)), chunks)
+        if passes == 0:
+            _, chunks, clips, copies = MIX[shared.choice(len(MIX), p=[m[0] for m in MIX])]
+            clips = max(1, round(clips * args.batch / 4 / world.size))
+            _, z, a, text, (h, w) = batches.draw(pick(sets, rng), clips, chunks)
             text = torch.where(torch.rand(len(z), 1, 1) < 0.1, 0.0, text)
             past = z
+            passes = 1 + (shared.integers(OWN_PASSES + 1) if chunks > 1 and run.progress > 0.25 else 0)
         else:
-            # the same clips once more, with a part of the past as the model itself saw it: against drift
-            own = torch.rand(z.shape[:2]) < torch.rand(len(z), 1)
+            # the same clips once more, with the past (or a part) as the model itself saw it: against drift. A pass
+            # builds on the pass before, so errors pile up as they do when walking. The start has no past: it stays true.
+            own = torch.rand(z.shape[:2]) < 2 * torch.rand(len(z), 1)
+            own[:, 0] = False
             past = torch.where(own[..., None, None], again, z)
+        passes -= 1
         context_tau = 1 - CONTEXT_NOISE * torch.rand(z.shape[:2])
-        tau = torch.rand(COPIES * len(z), chunks) ** 1.3
+        tau = torch.rand(copies * len(z), chunks) ** 1.3
         tau[: len(z)][torch.rand(len(z), chunks) < 0.5] = 0
-        clean = dit(noised(past, context_tau), context_tau, noised(z.repeat(COPIES, 1, 1, 1), tau), tau, a, text, h, w)
-        error = (clean - z.repeat(COPIES, 1, 1, 1)).square().mean((2, 3))
+        model = forward if (h, w) == (c.height // c.patch, c.width // c.patch) else dit  # one size is compiled
+        target = z.repeat(copies, 1, 1, 1)
+        clean = model(noised(past, context_tau), context_tau, noised(target, tau), tau, a, text, h, w)
+        error = (clean - target).square().mean((2, 3))
         weight = torch.ones_like(error)
-        weight[:, 0] = 0.5
+        if chunks > 1:
+            weight[:, 0] = 0.5
         loss = (error * weight).sum() / weight.sum()
-        again = rms_norm(clean[: len(z)].detach()) if again is None and run.progress > 0.25 else None
-        run.update(loss, {"loss": loss.item(), "noise": error[: len(z)][tau[: len(z)] == 0].mean().item()})
-        if run.step % 150 == 0 and world.rank == 0:
+        again = rms_norm(clean[: len(z)].detach())
+        noise = error[: len(z)][tau[: len(z)] == 0].mean().item()
+        run.update(loss, flops(c, chunks * clips * world.size, copies), {"loss": loss.item(), "noise": noise, "chunks": chunks})
+        if run.step % 400 == 0 and world.rank == 0:
             figures = {f"held_{k}": v for k, v in evaluate(run.ema, batches, held_out).items()}
             print(" ".join(f"{k} {v:.3f}" for k, v in figures.items()), flush=True)
             run.log(figures)

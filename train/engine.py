@@ -58,6 +58,8 @@ class Optimizer:
     def step(self, scale):
         """One update with `scale` times the base learning rates; gradients are summed over processes first."""
         params = self.matrices + self.rest
+        for p in params:  # a step need not use all weights, but the sum does
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         grads = [p.grad for p in params]
         self.world.sum(grads)
         if self.world.size > 1:
@@ -95,12 +97,14 @@ class Run:
     """A training run in a folder that survives interruption.
 
     The schedule goes by the minutes spent training, over all sittings: a warm-up, constant to 60 % of `minutes`, then
-    down to 2 %. `state.pt` is written every five minutes and at the end; the same command resumes from it.
+    down to 2 %. `state.pt` is written every five minutes and at the end; the same command resumes from it. A new run
+    begins with the weights of `start`, if given.
     """
 
-    def __init__(self, folder, model, args, world, flops_per_step, lr):
+    def __init__(self, folder, model, args, world, lr, start=None):
         self.folder, self.model, self.args, self.world = Path(folder), model, args, world
-        self.flops_per_step = flops_per_step
+        if start is not None:
+            model.load_state_dict(start.state_dict())
         self.optimizer = Optimizer(model, world, lr)
         self.ema = copy.deepcopy(model).requires_grad_(False)
         self.step, self.elapsed, self.flops = 0, 0.0, 0.0
@@ -113,23 +117,22 @@ class Run:
             self.optimizer.load_state_dict(s["optimizer"])
             self.step, self.elapsed, self.flops = s["step"], s["elapsed"], s["flops"]
         self.begin = self.saved = time.time()
-        self.before = self.elapsed
-
-    @property
-    def progress(self):
-        by_time = self.elapsed / (60 * self.args.minutes)
-        return max(by_time, self.step / self.args.max_steps) if self.args.max_steps else by_time
+        self.before, self.flops_before, self.first_step = self.elapsed, self.flops, self.step
 
     def running(self):
-        """False at the end of the schedule; processes agree on it."""
-        flag = torch.tensor([float(self.progress < 1)])
-        self.world.sum([flag])
-        return flag.item() == self.world.size
+        """False at the end of the schedule. Sets `progress`, 0 to 1, on which the processes agree."""
+        progress = self.elapsed / (60 * self.args.minutes)
+        if self.args.max_steps:
+            progress = max(progress, self.step / self.args.max_steps)
+        mean = torch.tensor([progress / self.world.size])
+        self.world.sum([mean])
+        self.progress = mean.item()
+        return self.progress < 1
 
-    def update(self, loss, parts):
-        """Backpropagates, steps, logs; `parts` are named figures to print."""
+    def update(self, loss, flops, parts):
+        """Backpropagates, steps, logs; `flops` were spent over all processes, `parts` are named figures to print."""
         loss.backward()
-        rate = min(1, (self.step + 1) / 20, max(0.02, (1 - self.progress) / 0.4))
+        rate = min(1, (self.step + 1 - self.first_step) / 20, max(0.02, (1 - self.progress) / 0.4))
         norm = self.optimizer.step(rate)
         with torch.no_grad():
             decay = min(0.99, self.step / (self.step + 10))
@@ -137,9 +140,9 @@ class Run:
         self.step += 1
         now = time.time()
         self.elapsed = self.before + now - self.begin
-        self.flops += self.flops_per_step
+        self.flops += flops
         if self.world.rank == 0 and (self.step % 10 == 0 or self.step <= 3):
-            rate = self.flops_per_step * self.step / max(self.elapsed, 1) / 1e9
+            rate = (self.flops - self.flops_before) / max(now - self.begin, 1) / 1e9
             figures = " ".join(f"{k} {v:.4f}" for k, v in parts.items())
             left = self.args.minutes - self.elapsed / 60
             print(f"step {self.step} {figures} norm {norm:.2f} {rate:.0f} GFLOP/s {self.flops:.2e} FLOP, {left:.0f} min left", flush=True)
@@ -167,6 +170,8 @@ def arguments(parser):
     parser.add_argument("--max-steps", type=int, default=0, help="end the schedule after this many steps, if sooner")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", help="config.json of another model size; default: overworld")
+    parser.add_argument("--init", help="model folder whose weights a new run begins with")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: some minutes to begin with, then a third faster")
 
 
 def config(args):

@@ -9,8 +9,10 @@ import argparse
 import numpy as np
 import torch
 
+import data
 import engine
-from data import Episodes, to_float
+from data import Episodes, pick, to_float, training_sets
+from export import load_model
 from model import VCN
 
 NOISE = 0.12  # on the latents while training, so that the decoder forgives the DiT small errors
@@ -68,8 +70,7 @@ def evaluate(model, episodes, device, clips=24):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     engine.arguments(p)
-    p.add_argument("--data", nargs="+", required=True, help="folders of shards")
-    p.add_argument("--held-out", required=True)
+    data.arguments(p)
     p.add_argument("--batch", type=int, default=6, help="clips a step, over all processes")
     p.add_argument("--chunks", type=int, default=4, help="chunks a clip")
     args = p.parse_args()
@@ -78,20 +79,19 @@ def main():
     torch.manual_seed(args.seed)
     c = engine.config(args)
     model = VCN(c).to(world.device)
-    run = engine.Run(args.out, model, args, world, flops(c, args.batch * args.chunks), lr=2e-3)
+    start = load_model(args.init)[1] if args.init else None
+    run = engine.Run(args.out, model, args, world, 2e-3, start)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
-    sets, held_out = [Episodes(d) for d in args.data], Episodes(args.held_out)
+    sets, held_out = training_sets(args), Episodes(args.held_out)
     batch = args.batch // world.size
 
     while run.running():
-        # the first folder most of the time; the others hold other aspect ratios
-        episodes = sets[0] if rng.random() < 0.9 else sets[rng.integers(len(sets))]
-        frames, a, _ = episodes.clips(rng, batch, args.chunks)
+        frames, a, _ = pick(sets, rng).clips(rng, batch, args.chunks)
         x, a = to_float(frames).to(world.device), a.to(world.device)
         h, w = x.shape[-2] // c.patch, x.shape[-1] // c.patch
         z = model.encode(x, a)
         loss = loss_fn(model.decode(z + NOISE * torch.randn_like(z), a, h, w), x)
-        run.update(loss, {"loss": loss.item()})
+        run.update(loss, flops(c, batch * world.size * args.chunks), {"loss": loss.item()})
         if run.step % 100 == 0 and world.rank == 0:
             figures = {f"held_{k}": v for k, v in evaluate(run.ema, held_out, world.device).items()}
             print(" ".join(f"{k} {v:.3f}" for k, v in figures.items()), flush=True)
