@@ -14,6 +14,12 @@ pub const MAX_PITCH: f32 = 60.0;
 /// The fastest turn in degrees a tick that teacher and models know; faster mouse movement is clamped.
 pub const MAX_LOOK: f32 = 12.0;
 
+/// Ticks between two edits while a button is held.
+pub const EDIT_PAUSE: u32 = 5;
+
+/// Ticks of a jump on level ground; a held key jumps again after them.
+const JUMP_TICKS: u32 = 12;
+
 /// The controls held during one tick. `Controls::default()` is standing still.
 ///
 /// In a recording the controls at index `t` are those that lead *to* frame `t`.
@@ -75,5 +81,55 @@ impl Controls {
         self.look = self.look.map(|x| clamp(x, MAX_LOOK));
         self.look[1] = (pitch + self.look[1]).clamp(-MAX_PITCH, MAX_PITCH) - pitch;
         self
+    }
+}
+
+/// What decides which controls take effect, beside themselves: how the head stands, how long ago one jumped or edited.
+///
+/// The teacher's recordings hold the controls that took effect, and models learn from those: a held jump is one tick, then
+/// none while in the air.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Body {
+    /// The camera's pitch in degrees.
+    pub pitch: f32,
+    jump_pause: u32,
+    edit_pause: u32,
+}
+
+impl Body {
+    /// The controls that take effect in the next tick, [sanitized](Controls::sanitized).
+    pub fn tick(&mut self, controls: Controls) -> Controls {
+        let mut controls = controls.sanitized(self.pitch);
+        self.pitch += controls.look[1];
+        self.jump_pause = self.jump_pause.saturating_sub(1);
+        self.edit_pause = self.edit_pause.saturating_sub(1);
+        controls.jump &= self.jump_pause == 0;
+        controls.break_block &= self.edit_pause == 0;
+        controls.place_block &= self.edit_pause == 0 && !controls.break_block;
+        if controls.jump {
+            self.jump_pause = JUMP_TICKS;
+        }
+        if controls.break_block || controls.place_block {
+            self.edit_pause = EDIT_PAUSE;
+        }
+        controls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_buttons_take_effect_now_and_then() {
+        let mut body = Body::default();
+        let held =
+            Controls { jump: true, break_block: true, place_block: true, look: [0.0, 10.0], ..Controls::default() };
+        let taken: Vec<_> = (0..30).map(|_| body.tick(held)).collect();
+        let when = |bit: fn(&Controls) -> bool| (0..30).filter(|&i| bit(&taken[i])).collect::<Vec<_>>();
+        assert_eq!(when(|c| c.jump), [0, 12, 24]);
+        assert_eq!(when(|c| c.break_block), [0, 5, 10, 15, 20, 25]);
+        assert_eq!(when(|c| c.place_block), [0usize; 0]);
+        assert_eq!(body.pitch, MAX_PITCH);
     }
 }

@@ -56,6 +56,9 @@ pub struct Settings {
     pub steps: usize,
     /// Denoising steps for a chunk that has no past.
     pub first_steps: usize,
+    /// How much a chunk that has no past follows the prompt: the scale of classifier-free guidance (Ho & Salimans
+    /// 2022), 1 (none) to 16. Above 1 its denoising takes twice as long.
+    pub first_guidance: f32,
     /// Noise level at which the past is remembered, 0 (as made) to 0.5.
     pub context_noise: f32,
 }

@@ -1,7 +1,7 @@
 //! The simulator: one dreamed world that grows chunk by chunk from a seed, a prompt and controls.
 //!
 //! A [`Session`] holds everything a model does not: the counter-based random numbers, the prompt, the settings
-//! and the camera's pitch. Nothing here knows threads, clocks or Bevy: the same calls give the same frames.
+//! and the player's body. Nothing here knows threads, clocks or Bevy: the same calls give the same frames.
 
 #[doc(hidden)]
 pub mod fake;

@@ -49,6 +49,7 @@ use render::View;
 use sky::Sky;
 use terrain::Terrain;
 
+use crate::controls::EDIT_PAUSE;
 use crate::{Controls, Frame, FrameSize};
 
 /// How far a player can break and place, in blocks.
@@ -56,9 +57,6 @@ pub const REACH: f32 = 5.0;
 
 /// Ticks that a change of time or weather takes.
 pub const TRANSITION_TICKS: u32 = 20;
-
-/// Ticks between two edits while a button is held.
-const EDIT_PAUSE: u32 = 5;
 
 /// What a world is made of, beside its seed.
 #[derive(Clone, Copy, Debug, PartialEq)]

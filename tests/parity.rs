@@ -42,7 +42,12 @@ impl Fixture {
 
     fn world(&self) -> World {
         let c = &self.networks.config;
-        let settings = Settings { steps: c.steps, first_steps: c.first_steps, context_noise: c.context_noise };
+        let settings = Settings {
+            steps: c.steps,
+            first_steps: c.first_steps,
+            first_guidance: c.first_guidance,
+            context_noise: c.context_noise,
+        };
         World::new(Arc::clone(&self.networks), c.default_size(), self.at("text", 0), settings).unwrap()
     }
 

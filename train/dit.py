@@ -111,7 +111,7 @@ def sheet(dit, batches, held_out, path, chunks=20):
     batches.rng = rng
     g = torch.Generator().manual_seed(0)
     noise, eps = (torch.randn(z.shape, generator=g) for _ in range(2))
-    out = rollout(dit, z[:, :2], a, text, noise, dit.c.steps, dit.c.first_steps, dit.c.context_noise, eps, h, w)
+    out = rollout(dit, z[:, :2], a, text, noise, eps, h, w)
     y = batches.vcn.decode(out, a, h, w).clamp(-1, 1)
     pick = [0, 1, 2, 3, 4, 6, 8, 11, 15, 19]
     rows = [torch.cat([v[i, t, 1] for t in pick if t < chunks], -1) for i in range(len(x)) for v in (x, y)]

@@ -47,7 +47,8 @@ def fixture(folder, model=None):
     torch.manual_seed(0)
     if model is None:
         trunk = dict(width=32, heads=2)
-        c = Config(name="parity", width=48, height=32, latent=8, cond=16, stem=16, text=12, steps=2, first_steps=3,
+        c = Config(name="parity", width=48, height=32, latent=8, cond=16, stem=16, text=12,
+                   steps=2, first_steps=3, first_guidance=1.5,
                    encoder=TrunkConfig(layers=1, temporal=[], offsets=[], **trunk),
                    decoder=TrunkConfig(layers=2, temporal=[0, 1], offsets=[1], **trunk),
                    dit=TrunkConfig(layers=3, temporal=[0, 1], offsets=[1, 2, 5, 9], **trunk))  # fmt: skip
@@ -70,9 +71,9 @@ def fixture(folder, model=None):
     noise, eps = torch.randn(1, chunks, h * w, c.latent), torch.randn(1, chunks, h * w, c.latent)
     with torch.no_grad():
         first = vcn.encode(frames, a[:, :seen])
-        latents = rollout(dit, first, a, text, noise, c.steps, c.first_steps, c.context_noise, eps, h, w)
+        latents = rollout(dit, first, a, text, noise, eps, h, w)
         a3, text3, noise3, eps3 = (v[:, :3] for v in (a, text, noise, eps))
-        alone = rollout(dit, first[:, :0], a3, text3, noise3, c.steps, c.first_steps, c.context_noise, eps3, h, w)
+        alone = rollout(dit, first[:, :0], a3, text3, noise3, eps3, h, w)
         case = {
             "frames": frames[0], "controls": a[0], "text": text[0], "noise": noise[0], "context_eps": eps[0],
             "encoded": first[0], "latents": latents[0], "decoded": vcn.decode(latents, a, h, w)[0],

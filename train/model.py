@@ -48,6 +48,7 @@ class Config:
     dit: TrunkConfig = field(default_factory=TrunkConfig)
     steps: int = 2
     first_steps: int = 8
+    first_guidance: float = 2.0  # of a chunk without a past
     context_noise: float = 0.1
 
     @classmethod
@@ -403,26 +404,32 @@ def sample_levels(steps):
 
 
 @torch.no_grad()
-def rollout(dit: DiT, first, controls, text, noise, steps, first_steps, context_noise, context_eps, h, w):
+def rollout(dit: DiT, first, controls, text, noise, context_eps, h, w):
     """Reference sampler, without a cache: continues `first` [B, P, N, C] to T chunks (P may be 0).
 
     controls [B, T, F, 8], text [B, T, text], noise and context_eps [B, T, N, C]. Deterministic (DDIM, Song et al. 2021):
     x moves on the line between its noise and the present prediction. Finished latents are put back on their unit-RMS
     sphere and remembered at level 1 - context_noise. -> latents [B, T, N, C].
     """
-    total = controls.shape[1]
+    c, total = dit.c, controls.shape[1]
     latents = first
     for t in range(first.shape[1], total):
         x = noise[:, t]
-        levels = sample_levels(first_steps if t == 0 else steps)
+        levels = sample_levels(c.first_steps if t == 0 else c.steps)
         for now, after in zip(levels, levels[1:]):
-            past = (1 - context_noise) * latents + context_noise * context_eps[:, :t]
+            past = (1 - c.context_noise) * latents + c.context_noise * context_eps[:, :t]
             # the chunk under way stands in for itself in the context stream; no other chunk sees it there
             context = torch.cat([past, x[:, None]], 1)
-            level = torch.full(context.shape[:2], 1 - context_noise)
-            clean = dit(context, level, torch.cat([past, x[:, None]], 1),
-                        torch.cat([level[:, :t], torch.full((len(x), 1), now)], 1),
-                        controls[:, : t + 1], text[:, : t + 1], h, w)[:, -1]  # fmt: skip
+            level = torch.full(context.shape[:2], 1 - c.context_noise)
+            tau = torch.cat([level[:, :t], torch.full((len(x), 1), now)], 1)
+
+            def predict(text):
+                return dit(context, level, context, tau, controls[:, : t + 1], text[:, : t + 1], h, w)[:, -1]
+
+            clean = predict(text)
+            if t == 0 and c.first_guidance > 1:
+                without = predict(torch.zeros_like(text))
+                clean = without + c.first_guidance * (clean - without)
             x = clean if after == 1 else x + (after - now) / (1 - now) * (clean - x)
         latents = torch.cat([latents, rms_norm(x)[:, None]], 1)
     return latents

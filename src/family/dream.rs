@@ -83,6 +83,7 @@ impl Dream {
             settings: Settings {
                 steps: config.steps,
                 first_steps: config.first_steps,
+                first_guidance: config.first_guidance,
                 context_noise: config.context_noise,
             },
         };

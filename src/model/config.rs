@@ -89,6 +89,8 @@ pub struct Config {
     pub steps: usize,
     /// Denoising steps of a chunk without a past.
     pub first_steps: usize,
+    /// Scale of classifier-free guidance for a chunk without a past, 1 to 16.
+    pub first_guidance: f32,
     /// Noise level at which the past is remembered.
     pub context_noise: f32,
 }
@@ -143,6 +145,9 @@ impl Config {
                 return Err(format!("{name} is {steps}, not 1 to 64"));
             }
         }
+        if !(1.0..=16.0).contains(&self.first_guidance) {
+            return Err(format!("first_guidance is {}, not 1 to 16", self.first_guidance));
+        }
         if !(0.0..=0.5).contains(&self.context_noise) {
             return Err(format!("context_noise is {}, not 0 to 0.5", self.context_noise));
         }
@@ -180,6 +185,7 @@ mod tests {
             ("\"width\": 48", "\"width\": 50", "width 50"),
             ("\"controls\": 8", "\"controls\": 9", "controls"),
             ("\"steps\": 2", "\"steps\": 65", "steps is 65"),
+            ("\"first_guidance\": 1.5", "\"first_guidance\": 0.5", "first_guidance"),
             ("\"context_noise\": 0.1", "\"context_noise\": 0.9", "context_noise"),
             ("\"fps\": 20.0", "\"fps\": 0.0", "fps"),
         ] {

@@ -2,7 +2,6 @@
 
 use candle_core::Tensor;
 
-use super::dit::{Chunk, DiT};
 use crate::Result;
 use crate::kernel::rms_norm;
 
@@ -13,14 +12,20 @@ fn levels(steps: usize) -> impl Iterator<Item = (f64, f64)> {
 }
 
 /// Denoises `noise` `[tokens, latent]` deterministically (DDIM, Song et al. 2021): x moves on the line between its noise
-/// and the present prediction. The finished latent is put back on its unit-RMS sphere.
-pub fn sample(dit: &DiT, chunk: &Chunk, noise: &Tensor, steps: usize) -> Result<Tensor> {
+/// and the present prediction, `denoise` of x and its signal level. The finished latent is put back on its unit-RMS
+/// sphere.
+pub fn sample(noise: &Tensor, steps: usize, denoise: impl Fn(&Tensor, f32) -> Result<Tensor>) -> Result<Tensor> {
     let mut x = noise.clone();
     for (now, after) in levels(steps) {
-        let clean = dit.denoise(&x, now as f32, chunk)?;
+        let clean = denoise(&x, now as f32)?;
         x = if after < 1.0 { (&x + ((clean - &x)? * ((after - now) / (1.0 - now)))?)? } else { clean };
     }
     Ok(rms_norm(&x)?)
+}
+
+/// The prediction with a prompt, moved on from the one without it (classifier-free guidance, Ho & Salimans 2022).
+pub fn guided(with: &Tensor, without: &Tensor, scale: f32) -> Result<Tensor> {
+    Ok((without + ((with - without)? * f64::from(scale))?)?)
 }
 
 /// A latent as it is remembered: with a little noise, so that small errors of the past do not matter.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Noise;
+use crate::controls::Body;
 use crate::model::{Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result, video};
 
@@ -48,19 +49,19 @@ pub struct Session {
     prompt: String,
     settings: Settings,
     next_chunk: u64,
-    pitch: f32,
+    body: Body,
     uncommitted: bool,
 }
 
 /// A moment of a world: all that decides its future.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    state: RolloutState,
-    seed: u64,
-    prompt: String,
-    settings: Settings,
-    next_chunk: u64,
-    pitch: f32,
+    pub(super) state: RolloutState,
+    pub(super) seed: u64,
+    pub(super) prompt: String,
+    pub(super) settings: Settings,
+    pub(super) next_chunk: u64,
+    pub(super) body: Body,
 }
 
 impl Session {
@@ -87,12 +88,13 @@ impl Session {
             prompt: options.prompt,
             settings,
             next_chunk: 0,
-            pitch: 0.0,
+            body: Body::default(),
             uncommitted: false,
         })
     }
 
-    /// Makes the next chunk under `controls`, one per frame; they are [sanitized](Controls::sanitized) first.
+    /// Makes the next chunk under `controls`, one per frame; what the player's [`Body`] cannot do has no
+    /// effect.
     ///
     /// The chunk is decoded before it is remembered: show it, then call [`Session::commit`], which the next
     /// step does otherwise.
@@ -109,17 +111,10 @@ impl Session {
             )));
         }
         self.commit()?;
-        let mut pitch = self.pitch;
-        let controls: Vec<_> = controls
-            .iter()
-            .map(|c| {
-                let c = c.sanitized(pitch);
-                pitch += c.look[1];
-                c
-            })
-            .collect();
+        let mut body = self.body;
+        let controls: Vec<_> = controls.iter().map(|&c| body.tick(c)).collect();
         let frames = self.rollout.step(&controls, &self.noise())?;
-        self.pitch = pitch;
+        self.body = body;
         self.uncommitted = true;
         let index = self.next_chunk;
         Ok(Chunk { index, first_tick: index * frames_per_chunk as u64, frames, times: self.rollout.times() })
@@ -184,7 +179,7 @@ impl Session {
             prompt: self.prompt.clone(),
             settings: self.settings,
             next_chunk: self.next_chunk,
-            pitch: self.pitch,
+            body: self.body,
         })
     }
 
@@ -201,7 +196,7 @@ impl Session {
         self.prompt.clone_from(&snapshot.prompt);
         self.settings = snapshot.settings;
         self.next_chunk = snapshot.next_chunk;
-        self.pitch = snapshot.pitch;
+        self.body = snapshot.body;
         Ok(())
     }
 
@@ -237,7 +232,7 @@ impl Session {
 
     /// The camera's pitch in degrees after the frames made so far, dead-reckoned from the controls.
     pub fn pitch(&self) -> f32 {
-        self.pitch
+        self.body.pitch
     }
 
     /// Where the time of the last chunk went, its commit included once that is done.
@@ -274,6 +269,9 @@ pub fn check_settings(settings: Settings) -> Result<()> {
         if !(1..=64).contains(&steps) {
             return Err(Error::input(format!("{name} is {steps}: it must be 1 to 64")));
         }
+    }
+    if !(1.0..=16.0).contains(&settings.first_guidance) {
+        return Err(Error::input(format!("first_guidance is {}: it must be 1 to 16", settings.first_guidance)));
     }
     if !(0.0..=0.5).contains(&settings.context_noise) {
         return Err(Error::input(format!("context_noise is {}: it must be 0 to 0.5", settings.context_noise)));
@@ -343,6 +341,7 @@ mod tests {
         assert!(touched.set_prompt("  \n").unwrap_err().to_string().contains("empty"));
         assert!(touched.set_prompt(&"x".repeat(10_000)).unwrap_err().to_string().contains("10000"));
         assert!(touched.set_settings(Settings { steps: 0, ..settings }).is_err());
+        assert!(touched.set_settings(Settings { first_guidance: 0.0, ..settings }).is_err());
         assert!(touched.set_settings(Settings { context_noise: f32::NAN, ..settings }).is_err());
         assert!(touched.step(&[Controls::default(); 3]).is_err());
         assert!(touched.reset(options(9, "")).is_err());

@@ -13,7 +13,7 @@ use crate::model::action::{Camera, control_features, turns};
 use crate::model::cache::{Memory, saved};
 use crate::model::config::Config;
 use crate::model::patch::Grid;
-use crate::model::sampler::{remembered, sample};
+use crate::model::sampler::{guided, remembered, sample};
 use crate::model::{CONTEXT_NOISE_STEP, NoiseSource, RolloutState, Settings, StageTimes};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -128,9 +128,19 @@ impl World {
         let camera = self.past.camera.after(controls);
         let (turns, controls) = (turns(controls), control_features(controls, &networks.device)?);
         let prompt = networks.dit.prompt(&self.text, &controls)?;
-        let steps = if self.past.empty { self.settings.first_steps } else { self.settings.steps };
-        let latent =
-            sample(&networks.dit, &self.past.chunk(&networks, &camera, &prompt, &self.dit_grid)?, noise, steps)?;
+        let known = self.past.chunk(&networks, &camera, &prompt, &self.dit_grid)?;
+        let Settings { steps, first_steps, first_guidance, .. } = self.settings;
+        let latent = if self.past.empty && first_guidance > 1.0 {
+            let prompt = networks.dit.prompt(&self.text.zeros_like()?, &controls)?;
+            let unprompted = self.past.chunk(&networks, &camera, &prompt, &self.dit_grid)?;
+            sample(noise, first_steps, |x, tau| {
+                let [with, without] = [&known, &unprompted].map(|chunk| networks.dit.denoise(x, tau, chunk));
+                guided(&with?, &without?, first_guidance)
+            })?
+        } else {
+            let steps = if self.past.empty { first_steps } else { steps };
+            sample(noise, steps, |x, tau| networks.dit.denoise(x, tau, &known))?
+        };
         self.times.denoise = start.elapsed();
 
         let start = Instant::now();
@@ -266,7 +276,7 @@ mod tests {
     use candle_core::Device;
     use std::path::Path;
 
-    const SETTINGS: Settings = Settings { steps: 1, first_steps: 2, context_noise: 0.1 };
+    const SETTINGS: Settings = Settings { steps: 1, first_steps: 2, first_guidance: 2.0, context_noise: 0.1 };
 
     fn networks() -> Arc<Networks> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
