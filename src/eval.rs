@@ -21,7 +21,10 @@ mod vcn;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+
+use rayon::prelude::*;
 
 pub use image::{MAX_PSNR, psnr, sharpness, ssim};
 pub use prompt::{EvalPrompt, parse_prompts};
@@ -53,6 +56,27 @@ struct Bench<'a> {
     settings: Settings,
     size: FrameSize,
     progress: &'a (dyn Fn(&str, f64) + Sync),
+}
+
+impl Bench<'_> {
+    /// Measures every item, several at a time, while the progress goes through `share`; the results are in order.
+    fn each<I: Sync, T: Send>(
+        &self,
+        what: &str,
+        share: Range<f64>,
+        items: &[I],
+        measure: impl Fn(usize, &I) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        (self.progress)(what, share.start);
+        let done = AtomicUsize::new(0);
+        let one = |(i, item)| {
+            let result = measure(i, item);
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            (self.progress)(what, share.start + (share.end - share.start) * done as f64 / items.len() as f64);
+            result
+        };
+        items.par_iter().enumerate().map(one).collect()
+    }
 }
 
 /// Measures `model`. `progress` is told what is under way and the share of the work that is done.

@@ -38,8 +38,8 @@ fn trials() -> Vec<(Option<usize>, usize, Controls)> {
     trials
 }
 
-/// Reads controls off half a second of frames.
-pub(super) struct Estimator([Classifier; AXES]);
+/// Reads controls off half a second of frames, axis by axis.
+pub(super) struct Estimator(Vec<Classifier>);
 
 impl Estimator {
     /// Fits teacher frames of training seeds.
@@ -56,11 +56,12 @@ impl Estimator {
             })
             .map(|(axis, class, clip)| (axis, class, motion_features(&clip)))
             .collect();
-        Self(std::array::from_fn(|axis| {
+        let fit = |axis: usize| {
             let own = samples.iter().filter(|s| s.0.is_none_or(|a| a == axis));
             let (features, classes): (Vec<_>, Vec<_>) = own.map(|s| (s.2.clone(), s.1)).unzip();
             Classifier::fit(&features, &classes, 3)
-        }))
+        };
+        Self((0..AXES).into_par_iter().map(fit).collect())
     }
 
     fn judge(&self, axis: usize, clip: &[Frame]) -> usize {
@@ -93,6 +94,12 @@ impl Score {
         }
     }
 
+    fn add(&mut self, other: &Self) {
+        for (sum, count) in self.0.as_flattened_mut().iter_mut().zip(other.0.as_flattened()) {
+            *sum += count;
+        }
+    }
+
     fn accuracy(&self) -> ControlAccuracy {
         let [turn, look, walk, strafe, jump] = self.0.map(|[right, all]| right as f64 / all.max(1) as f64);
         ControlAccuracy { all: (turn + look + walk + strafe + jump) / AXES as f64, turn, look, walk, strafe, jump }
@@ -101,10 +108,9 @@ impl Score {
 
 /// Measures the control accuracies.
 pub(super) fn measure(bench: &Bench<'_>, estimator: &Estimator, report: &mut Report) -> Result<()> {
-    let (mut dreamed, mut taught) = (Score::default(), Score::default());
-    for (i, &seed) in bench.seeds.iter().enumerate() {
-        (bench.progress)("controls", 0.12 + 0.13 * i as f64 / bench.seeds.len() as f64);
-        let Some((mut world, controls)) = open_place(seed, 0) else { continue };
+    let scores = bench.each("controls", 0.12..0.25, &bench.seeds, |_, &seed| {
+        let (mut dreamed, mut taught) = (Score::default(), Score::default());
+        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok((dreamed, taught)) };
         let context = Walk::record(&mut world, &controls, bench.size);
         let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
         dream.observe(&context.frames, &context.controls)?;
@@ -117,6 +123,12 @@ pub(super) fn measure(bench: &Bench<'_>, estimator: &Estimator, report: &mut Rep
             dreamed.count(estimator, axis, class, &clip);
             taught.count(estimator, axis, class, &true_clip(&world, held, bench.size));
         }
+        Ok((dreamed, taught))
+    })?;
+    let (mut dreamed, mut taught) = (Score::default(), Score::default());
+    for (of_dream, of_teacher) in &scores {
+        dreamed.add(of_dream);
+        taught.add(of_teacher);
     }
     report.control_accuracy = dreamed.accuracy();
     report.control_accuracy_teacher = taught.accuracy();

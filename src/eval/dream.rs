@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Bench;
+use crate::controls::Body;
 use crate::model::{Rollout, RolloutState};
 use crate::simulate::Noise;
 use crate::{Controls, Frame, Result};
@@ -13,6 +14,14 @@ pub(super) struct Dream {
     seed: u64,
     chunk: u64,
     per_chunk: usize,
+    body: Body,
+}
+
+/// What [`Dream::back_to`] goes back to.
+pub(super) struct Moment {
+    state: RolloutState,
+    chunk: u64,
+    body: Body,
 }
 
 impl Dream {
@@ -21,7 +30,7 @@ impl Dream {
         let mut rollout = Arc::clone(&bench.model).open(bench.size)?;
         rollout.set_prompt(prompt)?;
         rollout.set_settings(bench.settings);
-        Ok(Self { rollout, seed, chunk: 0, per_chunk: bench.model.info().frames_per_chunk })
+        Ok(Self { rollout, seed, chunk: 0, per_chunk: bench.model.info().frames_per_chunk, body: Body::default() })
     }
 
     pub fn set_prompt(&mut self, prompt: &str) -> Result<()> {
@@ -33,6 +42,7 @@ impl Dream {
         for (frames, controls) in frames.chunks(self.per_chunk).zip(controls.chunks(self.per_chunk)) {
             let noise = self.noise();
             self.rollout.observe(frames, controls, &noise)?;
+            controls.iter().for_each(|&c| _ = self.body.tick(c));
             self.chunk += 1;
         }
         Ok(())
@@ -43,7 +53,8 @@ impl Dream {
         let mut frames = Vec::with_capacity(controls.len());
         for controls in controls.chunks(self.per_chunk) {
             let noise = self.noise();
-            frames.extend(self.rollout.step(controls, &noise)?);
+            let controls: Vec<_> = controls.iter().map(|&c| self.body.tick(c)).collect();
+            frames.extend(self.rollout.step(&controls, &noise)?);
             self.rollout.commit(&noise)?;
             self.chunk += 1;
         }
@@ -56,14 +67,14 @@ impl Dream {
     }
 
     /// This moment.
-    pub fn moment(&self) -> Result<(RolloutState, u64)> {
-        Ok((self.rollout.state()?, self.chunk))
+    pub fn moment(&self) -> Result<Moment> {
+        Ok(Moment { state: self.rollout.state()?, chunk: self.chunk, body: self.body })
     }
 
     /// Goes back to a moment of this world.
-    pub fn back_to(&mut self, (state, chunk): &(RolloutState, u64)) -> Result<()> {
-        self.chunk = *chunk;
-        self.rollout.set_state(state)
+    pub fn back_to(&mut self, moment: &Moment) -> Result<()> {
+        (self.chunk, self.body) = (moment.chunk, moment.body);
+        self.rollout.set_state(&moment.state)
     }
 
     fn noise(&self) -> Noise {

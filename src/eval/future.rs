@@ -90,30 +90,25 @@ struct Drifting {
 
 /// Measures `next_psnr_db`, `rollout_psnr_db` and `drift`. Returns the long walks.
 pub(super) fn measure(bench: &Bench<'_>, probe: &Probe, report: &mut Report) -> Result<Vec<Strip>> {
-    let (mut next, mut copied) = (Vec::new(), Vec::new());
-    let mut rollout = [(); ROLLOUT.len()].map(|()| (Vec::new(), Vec::new()));
-    let mut drifting = [Drifting::default(), Drifting::default()];
-    let mut strips = Vec::new();
     let [short, long] = [ROLLOUT[1], DRIFT[1]].map(|seconds| tick_after(seconds as f32) + 1);
-    let lengths: Vec<_> = (0..bench.seeds.len()).map(|i| if i < LONG { long } else { short }).collect();
-    let (total, mut done) = (lengths.iter().sum::<usize>(), 0);
-    for (&seed, &length) in bench.seeds.iter().zip(&lengths) {
-        let progress = |tick: usize| {
-            (bench.progress)("walks of up to a minute", 0.55 + 0.45 * (done + tick) as f64 / total as f64);
-        };
+    let walks = bench.each("walks of up to a minute", 0.55..1.0, &bench.seeds, |i, &seed| {
+        let length = if i < LONG { long } else { short };
         let (world, controls) = stroll(seed, length);
         let prompt = describe(world.scene());
         let truth = Album::truth(world, &controls, &kept(length), bench.size);
         let mut dream = Dream::new(bench, seed, &prompt)?;
-        let context = truth.at(0..CONTEXT);
-        dream.observe(&context, &controls[..CONTEXT])?;
+        dream.observe(&truth.at(0..CONTEXT), &controls[..CONTEXT])?;
         let moment = dream.moment()?;
-        let (made, still) = predict(&mut dream, &truth, &controls, bench.model.info().frames_per_chunk)?;
-        next.push(made);
-        copied.push(still);
-
+        let next = predict(&mut dream, &truth, &controls, bench.model.info().frames_per_chunk)?;
         dream.back_to(&moment)?;
-        let dreamed = run_free(&mut dream, &controls, &kept(length), progress)?;
+        let dreamed = run_free(&mut dream, &controls, &kept(length))?;
+        Ok((next, truth, dreamed))
+    })?;
+    let mut rollout = [(); ROLLOUT.len()].map(|()| (Vec::new(), Vec::new()));
+    let mut drifting = [Drifting::default(), Drifting::default()];
+    let mut strips = Vec::new();
+    for (i, (_, truth, dreamed)) in walks.iter().enumerate() {
+        let context = truth.at(0..CONTEXT);
         for (seconds, (made, still)) in ROLLOUT.into_iter().zip(&mut rollout) {
             let ticks = [tick_after(seconds as f32) - 1, tick_after(seconds as f32)];
             let (truth, dreamed) = (truth.at(ticks), dreamed.at(ticks));
@@ -128,14 +123,14 @@ pub(super) fn measure(bench: &Bench<'_>, probe: &Probe, report: &mut Report) -> 
                 drift.add(probe, &truth, &dreamed, &context[CONTEXT - WINDOW.len()..]);
             }
         }
-        if length == long {
+        if i < LONG {
             let later = SHEET[1..].iter().map(|&s| tick_after(s));
             let start = [context[CONTEXT - 1].clone()];
             let strip = |album: &Album| start.iter().cloned().chain(album.at(later.clone())).collect();
-            strips.push(Strip { truth: strip(&truth), dream: strip(&dreamed) });
+            strips.push(Strip { truth: strip(truth), dream: strip(dreamed) });
         }
-        done += length;
     }
+    let (next, copied): (Vec<_>, Vec<_>) = walks.iter().map(|(next, ..)| *next).unzip();
     report.next_psnr_db = mean(&next);
     report.copy_last_psnr_db = mean(&copied);
     for (seconds, (made, still)) in ROLLOUT.into_iter().zip(&rollout) {
@@ -169,10 +164,10 @@ fn predict(dream: &mut Dream, truth: &Album, controls: &[Controls], per_chunk: u
 }
 
 /// Dreams to the end of the walk and keeps the frames of these ticks.
-fn run_free(dream: &mut Dream, controls: &[Controls], ticks: &[usize], progress: impl Fn(usize)) -> Result<Album> {
+fn run_free(dream: &mut Dream, controls: &[Controls], ticks: &[usize]) -> Result<Album> {
     let mut frames = Vec::new();
     let mut tick = CONTEXT;
-    // A tenth of a second at a time, which is a whole number of chunks of any model that is measured.
+    // Half a second at a time, which is a whole number of chunks of any model that is measured.
     for controls in controls[CONTEXT..].chunks(10) {
         for frame in dream.walk(controls)? {
             if ticks.contains(&tick) {
@@ -180,7 +175,6 @@ fn run_free(dream: &mut Dream, controls: &[Controls], ticks: &[usize], progress:
             }
             tick += 1;
         }
-        progress(tick);
     }
     Ok(Album(frames))
 }

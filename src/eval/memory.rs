@@ -35,16 +35,14 @@ pub(super) fn measure(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
 }
 
 fn revisits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
-    let mut back = [(); AWAY.len()].map(|()| Vec::new());
-    let mut elsewhere = Vec::new();
     let seeds = &bench.seeds[..bench.seeds.len().min(REVISITS)];
-    for (i, &seed) in seeds.iter().enumerate() {
-        (bench.progress)("looking away and back", 0.25 + 0.05 * i as f64 / seeds.len() as f64);
-        let Some((mut world, controls)) = open_place(seed, 0) else { continue };
+    let walks = bench.each("looking away and back", 0.25..0.3, seeds, |_, &seed| {
+        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok(None) };
         let context = Walk::record(&mut world, &controls, bench.size);
         let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
         dream.observe(&context.frames, &context.controls)?;
         let moment = dream.moment()?;
+        let mut back = [0.0; AWAY.len()];
         for (seconds, back) in AWAY.into_iter().zip(&mut back) {
             dream.back_to(&moment)?;
             let wait = seconds * 20 - 2 * TURN;
@@ -54,17 +52,19 @@ fn revisits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
                 world.tick(control);
             }
             let dreamed = dream.walk(&way)?;
-            back.push(psnr(&dreamed[dreamed.len() - 1..], &[world.render(bench.size)]));
+            *back = psnr(&dreamed[dreamed.len() - 1..], &[world.render(bench.size)]);
         }
         let mut other = world.clone();
         for control in turning(TURN, 5.0, 0.0) {
             other.tick(control);
         }
-        elsewhere.push(psnr(&[other.render(bench.size)], &[world.render(bench.size)]));
-    }
+        Ok(Some((back, psnr(&[other.render(bench.size)], &[world.render(bench.size)]))))
+    })?;
+    let (back, elsewhere): (Vec<_>, Vec<_>) = walks.into_iter().flatten().unzip();
     report.revisit_psnr_db.insert("all".into(), mean(&back.concat()));
-    for (seconds, back) in AWAY.into_iter().zip(&back) {
-        report.revisit_psnr_db.insert(seconds.to_string(), mean(back));
+    for (i, seconds) in AWAY.into_iter().enumerate() {
+        let back: Vec<_> = back.iter().map(|back| back[i]).collect();
+        report.revisit_psnr_db.insert(seconds.to_string(), mean(&back));
     }
     report.revisit_psnr_db_baseline = mean(&elsewhere);
     Ok(())
@@ -74,15 +74,15 @@ fn revisits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
 type Tally = [usize; 2];
 
 fn edits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
-    let (mut dreamed, mut coded) = ([Tally::default(); 2], [Tally::default(); 2]);
-    for (i, &seed) in bench.seeds.iter().enumerate() {
-        (bench.progress)("editing blocks", 0.3 + 0.03 * i as f64 / bench.seeds.len() as f64);
-        let Some((mut world, controls)) = open_place(seed, 0) else { continue };
+    let tallies = bench.each("editing blocks", 0.3..0.33, &bench.seeds, |_, &seed| {
+        let mut tallies = [[Tally::default(); 2]; 2];
+        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok(tallies) };
         let context = Walk::record(&mut world, &controls, bench.size);
         let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
         dream.observe(&context.frames, &context.controls)?;
         let moment = dream.moment()?;
-        for (kind, (dreamed, coded)) in dreamed.iter_mut().zip(&mut coded).enumerate() {
+        let [dreamed, coded] = &mut tallies;
+        for (kind, (dreamed, coded)) in dreamed.iter_mut().zip(coded).enumerate() {
             let (way, plain) = edit_walk(kind == 0, world.pose().pitch);
             let mut edited_world = world.clone();
             let truth = Walk::record(&mut edited_world, &way, bench.size);
@@ -94,13 +94,21 @@ fn edits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
             }
             dream.back_to(&moment)?;
             let frames = dream.walk(&way)?;
-            dreamed[0] += usize::from(shows_edit(&frames[way.len() - 1], with, without));
-            dreamed[1] += 1;
+            *dreamed = [usize::from(shows_edit(&frames[way.len() - 1], with, without)), 1];
             let frames = dream.reconstruct(&truth.frames, &truth.controls)?;
-            coded[0] += usize::from(shows_edit(&frames[way.len() - 1], with, without));
-            coded[1] += 1;
+            *coded = [usize::from(shows_edit(&frames[way.len() - 1], with, without)), 1];
+        }
+        Ok(tallies)
+    })?;
+    let mut sums = [[Tally::default(); 2]; 2];
+    for tallies in &tallies {
+        for (sum, count) in
+            sums.as_flattened_mut().as_flattened_mut().iter_mut().zip(tallies.as_flattened().as_flattened())
+        {
+            *sum += count;
         }
     }
+    let [dreamed, coded] = sums;
     let accuracy = |tallies: [Tally; 2]| {
         let share = |[right, all]: Tally| right as f64 / all as f64;
         let [place, break_] = tallies;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::Bench;
 use super::dream::Dream;
 use super::report::{Report, SceneAccuracy};
-use super::scene::{Labels, Probe, pictures_of};
+use super::scene::{Labels, Probe, STRIDE, clips_of};
 use super::teacher::{CONTEXT, Walk, stroll};
 use super::vcn::mean;
 use crate::voxel::{Biome, Time, Weather, describe};
@@ -22,9 +22,6 @@ const LOOK: usize = 10;
 
 /// Every so many prompts one is tried on a running world.
 const CHANGED_EVERY: usize = 4;
-
-/// Frames of a look that are judged.
-const STRIDE: usize = 5;
 
 /// A prompt and the scene it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,34 +107,36 @@ pub(super) fn measure(
     prompts: &[EvalPrompt],
     report: &mut Report,
 ) -> Result<Vec<Frame>> {
-    let mut shown = Vec::new();
-    let (mut fresh, mut constant) = (Score::default(), Score::default());
-    let usual = most_frequent(prompts);
-    for (i, prompt) in prompts.iter().enumerate() {
-        (bench.progress)("fresh prompts", 0.33 + 0.12 * i as f64 / prompts.len() as f64);
+    let dreams = bench.each("fresh prompts", 0.33..0.45, prompts, |i, prompt| {
         let mut dream = Dream::new(bench, bench.seeds[i % bench.seeds.len()], &prompt.text)?;
         let frames = dream.walk(&ambling(FRESH))?;
-        fresh.count(prompt.labels, probe.judge(&look_at(&frames)));
+        Ok((probe.judge(&look_at(&frames)), frames[FRESH - 1].clone()))
+    })?;
+    let (mut fresh, mut constant) = (Score::default(), Score::default());
+    let usual = most_frequent(prompts);
+    for (prompt, (seen, _)) in prompts.iter().zip(&dreams) {
+        fresh.count(prompt.labels, *seen);
         constant.count(prompt.labels, usual);
-        shown.extend(frames.last().cloned());
     }
 
-    let (mut changed, mut before) = (Score::default(), Score::default());
-    let mut seconds = Vec::new();
     let changes: Vec<_> = prompts.iter().step_by(CHANGED_EVERY).collect();
-    for (i, prompt) in changes.iter().enumerate() {
-        (bench.progress)("changed prompts", 0.45 + 0.1 * i as f64 / changes.len() as f64);
+    let dreams_changed = bench.each("changed prompts", 0.45..0.55, &changes, |i, prompt| {
         let seed = bench.seeds[i % bench.seeds.len()];
         let (mut world, controls) = stroll(seed, CONTEXT);
         let scene = world.scene();
         let context = Walk::record(&mut world, &controls, bench.size);
-        let seen = probe.judge(&look_at(&context.frames));
-        before.count(prompt.labels, seen);
+        let before = probe.judge(&look_at(&context.frames));
         let mut dream = Dream::new(bench, seed, &describe(scene))?;
         dream.observe(&context.frames, &context.controls)?;
         dream.set_prompt(&prompt.text)?;
         let frames = dream.walk(&ambling(CHANGE))?;
         let looks: Vec<_> = frames.chunks(LOOK).map(|look| probe.judge(&look_at(look))).collect();
+        Ok((before, looks))
+    })?;
+    let (mut changed, mut before) = (Score::default(), Score::default());
+    let mut seconds = Vec::new();
+    for (prompt, (seen_before, looks)) in changes.iter().zip(&dreams_changed) {
+        before.count(prompt.labels, *seen_before);
         changed.count(prompt.labels, looks[looks.len() - 1]);
         if obeys(prompt.labels, looks[looks.len() - 1]) {
             // From when on it stays right.
@@ -146,8 +145,8 @@ pub(super) fn measure(
         }
     }
     let mut taught = Score::default();
-    for (picture, labels) in bench.seeds.iter().flat_map(|&seed| pictures_of(seed, bench.size)) {
-        taught.count(labels.map(Some), probe.judge(&[picture]));
+    for (clip, labels) in bench.seeds.iter().flat_map(|&seed| clips_of(seed, LOOK / STRIDE, bench.size)) {
+        taught.count(labels.map(Some), probe.judge(&clip));
     }
     report.prompt_accuracy = fresh.accuracy();
     report.prompt_accuracy_baseline = constant.accuracy();
@@ -155,7 +154,7 @@ pub(super) fn measure(
     report.reprompt_accuracy = changed.accuracy();
     report.reprompt_accuracy_baseline = before.accuracy();
     report.reprompt_seconds = mean(&seconds);
-    Ok(shown)
+    Ok(dreams.into_iter().map(|(_, frame)| frame).collect())
 }
 
 /// The most frequent labels: what a dream that ignores its prompt could at best always show.

@@ -11,7 +11,10 @@ use crate::{Frame, FrameSize};
 const CELLS: usize = 8;
 
 /// Training seeds on which the probe is fitted; each world is shown under every sky.
-const TRAINING: std::ops::Range<u64> = 410_000..410_144;
+const TRAINING: std::ops::Range<u64> = 410_000..410_288;
+
+/// Ticks between the frames of a clip.
+pub(super) const STRIDE: usize = 5;
 
 /// Labels of a scene: indices into `Biome::ALL`, `Time::ALL` and `Weather::ALL`.
 pub(super) type Labels = [usize; 3];
@@ -32,15 +35,17 @@ impl Probe {
     pub fn fit(size: FrameSize) -> Self {
         let samples: Vec<_> = TRAINING
             .into_par_iter()
-            .flat_map_iter(|seed| pictures_of(seed, size))
-            .flat_map_iter(|(picture, labels)| [blurred(&picture), picture].map(|p| (features(&[p]), labels)))
+            .flat_map_iter(|seed| clips_of(seed, 1, size))
+            .flat_map_iter(|(clip, labels)| [vec![blurred(&clip[0])], clip].map(|clip| (features(&clip), labels)))
             .collect();
         let features: Vec<_> = samples.iter().map(|(features, _)| features.clone()).collect();
         let classes = [Biome::ALL.len(), Time::ALL.len(), Weather::ALL.len()];
-        Self(std::array::from_fn(|column| {
+        let fit = |column: usize| {
             let labels: Vec<_> = samples.iter().map(|(_, labels)| labels[column]).collect();
             Classifier::fit(&features, &labels, classes[column])
-        }))
+        };
+        let (biome, (time, weather)) = rayon::join(|| fit(0), || rayon::join(|| fit(1), || fit(2)));
+        Self([biome, time, weather])
     }
 
     /// The most likely labels of a clip that shows one scene.
@@ -58,24 +63,29 @@ impl Probe {
     }
 }
 
-/// The world of a seed, in a biome that follows from it, under every sky.
-pub(super) fn pictures_of(seed: u64, size: FrameSize) -> Vec<(Frame, Labels)> {
+/// The world of a seed, in a biome that follows from it, under every sky, in clips of `frames` frames.
+pub(super) fn clips_of(seed: u64, frames: usize, size: FrameSize) -> Vec<(Vec<Frame>, Labels)> {
     let biome = Biome::ALL[seed as usize % Biome::ALL.len()];
     let scene = Scene { biome, time: Time::Noon, weather: Weather::Clear };
     let mut world = World::new(seed, WorldConfig { scene: Some(scene), ..WorldConfig::default() });
     let mut policy = Policy::new(PolicyKind::Wander, seed);
-    let mut pictures = Vec::new();
+    let mut clips = Vec::new();
     for &time in Time::ALL {
         for &weather in Weather::ALL {
             world.set_sky(time, weather);
-            for _ in 0..=TRANSITION_TICKS {
-                let controls = policy.next(&world);
-                world.tick(controls);
-            }
-            pictures.push((world.render(size), labels_of(world.scene())));
+            let mut stroll = |world: &mut World, ticks: usize| {
+                for _ in 0..ticks {
+                    let controls = policy.next(world);
+                    world.tick(controls);
+                }
+                world.render(size)
+            };
+            let first = stroll(&mut world, TRANSITION_TICKS as usize + 1);
+            let clip = (1..frames).map(|_| stroll(&mut world, STRIDE)).collect::<Vec<_>>();
+            clips.push(([vec![first], clip].concat(), labels_of(world.scene())));
         }
     }
-    pictures
+    clips
 }
 
 /// Colour means and spreads of a grid of cells, brightness steps of its rows, and statistics of the whole picture,

@@ -19,16 +19,18 @@ const TURNING: f32 = 1.5;
 /// Measures `vcn_psnr_db` (over each clip of half a second, averaged over clips), `vcn_ssim` and
 /// `vcn_motion_explained`.
 pub(super) fn measure(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
-    let (mut all, mut turning) = (Vec::new(), Vec::new());
-    let (mut baseline_all, mut baseline_turning) = (Vec::new(), Vec::new());
-    let mut likeness = Vec::new();
-    let (mut missed, mut energy) = (0.0, 0.0);
-    for (i, &seed) in bench.seeds.iter().enumerate() {
-        (bench.progress)("the VCN alone", 0.08 + 0.04 * i as f64 / bench.seeds.len() as f64);
+    let walks = bench.each("the VCN alone", 0.08..0.12, &bench.seeds, |_, &seed| {
         // The first clip warms up the streaming decoder and is not counted.
         let (mut world, controls) = stroll(seed, CLIP * (CLIPS + 1));
         let truth = Walk::record(&mut world, &controls, bench.size);
         let made = Dream::new(bench, seed, "")?.reconstruct(&truth.frames, &truth.controls)?;
+        Ok((truth, made))
+    })?;
+    let (mut all, mut turning) = (Vec::new(), Vec::new());
+    let (mut baseline_all, mut baseline_turning) = (Vec::new(), Vec::new());
+    let mut likeness = Vec::new();
+    let (mut missed, mut energy) = (0.0, 0.0);
+    for (truth, made) in &walks {
         let clips = truth.frames.chunks(CLIP).zip(made.chunks(CLIP)).zip(truth.controls.chunks(CLIP)).skip(1);
         for ((truth, made), controls) in clips {
             let quality = psnr(truth, made);
