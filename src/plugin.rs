@@ -39,7 +39,10 @@ use bevy::prelude::*;
 
 pub use component::{Dream, DreamControls, DreamPhase, DreamScreen, DreamScript, DreamStatus};
 pub use diagnostic::{COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES};
-pub use event::{DreamChunkShown, DreamError, DreamPromptApplied, DreamStarted};
+pub use event::{
+    DreamChunkShown, DreamError, DreamLoad, DreamMoved, DreamPromptApplied, DreamRewind, DreamSave, DreamSaved,
+    DreamStarted,
+};
 pub use loader::ModelLoader;
 
 /// Runs every [`Dream`] in the world. Needs Bevy's `AssetPlugin` and `ImagePlugin`.
@@ -64,6 +67,9 @@ impl Plugin for DreamPlugin {
         app.insert_resource(self.loader.clone())
             .add_message::<DreamChunkShown>()
             .add_systems(PreUpdate, (run::hear, run::show).chain().in_set(DreamSystems::Show))
-            .add_systems(PostUpdate, (run::follow, run::control).chain().in_set(DreamSystems::Control));
+            .add_systems(PostUpdate, (run::follow, run::control).chain().in_set(DreamSystems::Control))
+            .add_observer(run::rewind)
+            .add_observer(run::save)
+            .add_observer(run::load);
     }
 }

@@ -7,8 +7,11 @@
 pub mod fake;
 pub mod noise;
 pub mod replay;
+mod save;
 pub mod session;
+pub mod timeline;
 
 pub use noise::Noise;
 pub use replay::{ControlScript, FrameHasher, Replay, ReplayHeader};
 pub use session::{Chunk, MAX_PROMPT_CHARS, Session, SessionOptions, Snapshot, check_prompt, check_settings};
+pub use timeline::{Timeline, TimelineOptions};

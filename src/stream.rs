@@ -26,10 +26,11 @@ mod pace;
 mod playout;
 mod worker;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryIter, TrySendError};
 
@@ -85,6 +86,17 @@ pub enum Event {
         /// The first tick it decides.
         tick: u64,
     },
+    /// The world went to another moment, by rewinding or from a save; frames of before are not shown any more.
+    Moved {
+        /// As of [`Event::Started`]: counted on, so that frames of before and after can be told apart.
+        world: u64,
+        /// The tick that comes next.
+        tick: u64,
+        /// The prompt at that moment.
+        prompt: String,
+    },
+    /// The world was saved to this file.
+    Saved(PathBuf),
     /// An input could not be used; the world goes on.
     Rejected(String),
     /// The model failed: there is no world until a new one is started.
@@ -168,6 +180,31 @@ impl Stream {
     /// As [`Stream::set_prompt`].
     pub fn pause(&self, paused: bool) -> Result<()> {
         self.send(Command::Pause(paused))
+    }
+
+    /// Takes the world back by about `time`, as far as its past is known; what is left becomes a
+    /// [branch](crate::simulate::Timeline::branches).
+    ///
+    /// # Errors
+    /// As [`Stream::set_prompt`].
+    pub fn rewind(&self, time: Duration) -> Result<()> {
+        self.send(Command::Rewind(time))
+    }
+
+    /// Saves the world to a file.
+    ///
+    /// # Errors
+    /// As [`Stream::set_prompt`]. That the file cannot be written arrives as [`Event::Rejected`].
+    pub fn save(&self, path: impl Into<PathBuf>) -> Result<()> {
+        self.send(Command::Save(path.into()))
+    }
+
+    /// Goes on from a saved world. If it cannot be used this one goes on.
+    ///
+    /// # Errors
+    /// As [`Stream::set_prompt`].
+    pub fn load(&self, path: impl Into<PathBuf>) -> Result<()> {
+        self.send(Command::Load(path.into()))
     }
 
     /// The newest frame that is due at `now` and was not given before. Older due frames are skipped, so that a

@@ -1,5 +1,8 @@
 //! What a dreamed world tells the game.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use bevy::prelude::*;
 
 use crate::Controls;
@@ -44,6 +47,58 @@ pub struct DreamPromptApplied {
     pub prompt: String,
     /// The first tick it decides.
     pub tick: u64,
+}
+
+/// The world went to another moment: it was rewound, or a saved one was loaded.
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamMoved {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// The tick that comes next.
+    pub tick: u64,
+    /// The prompt at that moment.
+    pub prompt: String,
+}
+
+/// The world was saved.
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamSaved {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Trigger it to take a world back in time. [`DreamMoved`] follows.
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamRewind {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// By how much; the world stops where its known past begins.
+    pub time: Duration,
+}
+
+/// Trigger it to save a world to a file. [`DreamSaved`] follows, or a [`DreamError`].
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamSave {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Trigger it to go on from a saved world. [`DreamMoved`] follows, or a [`DreamError`].
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamLoad {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// The file.
+    pub path: PathBuf,
 }
 
 /// Something went wrong.

@@ -126,12 +126,17 @@ struct ExplorerPlugin;
 impl Plugin for ExplorerPlugin {
     fn build(&self, app: &mut App) {
         app.add_systems(Startup, (layout::spawn, spawn_dream).chain())
-            .add_systems(Update, (bar::keys, keys::commands, keys::walk, keys::let_go).chain())
-            .add_systems(Update, (layout::fit, layout::show_screen, layout::tell_phase, layout::fade, bar::visibility))
+            .add_systems(Update, (bar::keys, keys::commands, keys::travel, keys::walk, keys::let_go).chain())
+            .add_systems(
+                Update,
+                (layout::fit, layout::aim, layout::show_screen, layout::tell_phase, layout::fade, bar::visibility),
+            )
             .add_systems(Update, (hud::write, shots::take))
             .init_resource::<shots::Taken>()
             .add_observer(layout::on_error)
             .add_observer(layout::on_prompt)
+            .add_observer(layout::on_moved)
+            .add_observer(layout::on_saved)
             .add_observer(shots::on_error);
     }
 }

@@ -9,12 +9,12 @@ use bevy::prelude::*;
 use super::component::show_in;
 use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, measure_chunk};
 use super::{
-    Dream, DreamChunkShown, DreamControls, DreamError, DreamPhase, DreamPromptApplied, DreamScreen, DreamScript,
-    DreamStarted, DreamStatus, ModelLoader,
+    Dream, DreamChunkShown, DreamControls, DreamError, DreamLoad, DreamMoved, DreamPhase, DreamPromptApplied,
+    DreamRewind, DreamSave, DreamSaved, DreamScreen, DreamScript, DreamStarted, DreamStatus, ModelLoader,
 };
 use crate::simulate::{ControlScript, SessionOptions};
 use crate::stream::{Event, Stream, StreamOptions, TimedFrame, Wake};
-use crate::{FrameSize, Result};
+use crate::{Error, FrameSize, Result};
 
 /// The frame rate is measured over this time.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
@@ -86,6 +86,28 @@ pub(super) fn control(mut dreams: Query<(&mut DreamControls, &Running)>) {
     }
 }
 
+pub(super) fn rewind(rewind: On<DreamRewind>, dreams: Query<&Running>, commands: Commands) {
+    obey(rewind.entity, dreams, commands, |stream| stream.rewind(rewind.time));
+}
+
+pub(super) fn save(save: On<DreamSave>, dreams: Query<&Running>, commands: Commands) {
+    obey(save.entity, dreams, commands, |stream| stream.save(&save.path));
+}
+
+pub(super) fn load(load: On<DreamLoad>, dreams: Query<&Running>, commands: Commands) {
+    obey(load.entity, dreams, commands, |stream| stream.load(&load.path));
+}
+
+fn obey(entity: Entity, dreams: Query<&Running>, mut commands: Commands, command: impl FnOnce(&Stream) -> Result<()>) {
+    let outcome = match dreams.get(entity) {
+        Ok(running) => command(&running.stream),
+        Err(_) => Err(Error::input("there is no dreamed world yet")),
+    };
+    if let Err(error) = outcome {
+        commands.trigger(DreamError { entity, reason: error.to_string(), fatal: false });
+    }
+}
+
 /// Tells what the model threads told.
 pub(super) fn hear(mut commands: Commands, mut dreams: Query<(Entity, &mut Dream, &mut DreamStatus, &mut Running)>) {
     for (entity, mut dream, mut status, mut running) in &mut dreams {
@@ -106,6 +128,14 @@ pub(super) fn hear(mut commands: Commands, mut dreams: Query<(Entity, &mut Dream
                     status.prompt.clone_from(&prompt);
                     commands.trigger(DreamPromptApplied { entity, prompt, tick });
                 }
+                Event::Moved { world, tick, prompt } => {
+                    status.world = world;
+                    status.prompt.clone_from(&prompt);
+                    asked.prompt.clone_from(&prompt);
+                    dream.bypass_change_detection().prompt.clone_from(&prompt);
+                    commands.trigger(DreamMoved { entity, tick, prompt });
+                }
+                Event::Saved(path) => commands.trigger(DreamSaved { entity, path }),
                 Event::Rejected(reason) => {
                     // Back to what is, lest a refused prompt spoils the next new world.
                     asked.prompt.clone_from(&status.prompt);

@@ -35,6 +35,12 @@ fn app(model: FakeModel) -> (App, Arc<AtomicUsize>) {
         .add_observer(|on: On<DreamPromptApplied>, mut heard: ResMut<Heard>| {
             heard.0.push(format!("prompt {:?}", on.prompt));
         })
+        .add_observer(|on: On<DreamMoved>, mut heard: ResMut<Heard>| {
+            heard.0.push(format!("moved to {} {:?}", on.tick, on.prompt));
+        })
+        .add_observer(|on: On<DreamSaved>, mut heard: ResMut<Heard>| {
+            heard.0.push(format!("saved {}", on.path.display()));
+        })
         .add_observer(|on: On<DreamError>, mut heard: ResMut<Heard>| {
             heard.0.push(format!("error fatal={} {}", on.fatal, on.reason));
         });
@@ -181,4 +187,25 @@ fn worlds_share_a_model_and_despawning_ends_one() {
     app.world_mut().despawn(first);
     let tick = app.world().get::<DreamStatus>(second).unwrap().tick;
     until_tick(&mut app, second, tick + 4);
+}
+
+#[test]
+fn a_world_is_rewound_saved_and_loaded() {
+    let (mut app, _) = app(fast());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.dream");
+    let entity = spawn(&mut app);
+    until_tick(&mut app, entity, 20);
+    app.world_mut().trigger(DreamRewind { entity, time: Duration::from_secs(9) });
+    until_heard(&mut app, "moved to 0");
+    until_tick(&mut app, entity, 2);
+    app.world_mut().trigger(DreamSave { entity, path: path.clone() });
+    until_heard(&mut app, "saved");
+    app.world_mut().get_mut::<Dream>(entity).unwrap().prompt = "a desert".into();
+    until_heard(&mut app, r#"prompt "a desert""#);
+    app.world_mut().trigger(DreamLoad { entity, path });
+    until(&mut app, |app| (app.world().resource::<Heard>().0.last()?.starts_with("moved")).then_some(()));
+    assert_eq!(app.world().get::<Dream>(entity).unwrap().prompt, "a meadow");
+    app.world_mut().trigger(DreamLoad { entity, path: folder.path().join("none") });
+    until_heard(&mut app, "error fatal=false");
 }

@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::*;
 use crate::Controls;
 use crate::simulate::fake::{FakeModel, Fault};
@@ -181,4 +179,49 @@ fn dropping_it_ends_the_thread() {
     next_frame(&mut stream);
     drop(stream);
     assert_eq!(dropped.recv_timeout(PATIENCE), Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn a_rewound_world_shows_where_it_is_and_goes_on_from_there() {
+    let mut stream = start(model(), options("a meadow"));
+    until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 40));
+    stream.pause(true).unwrap();
+    stream.rewind(Duration::from_secs_f32(20.0 / 500.0)).unwrap();
+    let (world, tick) = until(|| match next_event(&stream) {
+        Event::Moved { world, tick, prompt } => {
+            assert_eq!(prompt, "a meadow");
+            Some((world, tick))
+        }
+        _ => None,
+    });
+    assert!(tick > 20);
+    let shown = until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.world == world));
+    assert!((tick - 2..tick).contains(&shown.tick), "{} is shown at {tick}", shown.tick);
+    stream.pause(false).unwrap();
+    assert!(next_frame(&mut stream).tick >= tick);
+    stream.rewind(Duration::from_secs(1000)).unwrap();
+    until(|| matches!(next_event(&stream), Event::Moved { tick: 0, .. }).then_some(()));
+}
+
+#[test]
+fn a_saved_world_is_gone_on_with_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("world.dream");
+    let mut stream = start(model(), options("a meadow"));
+    until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 10));
+    stream.set_prompt("a desert").unwrap();
+    stream.save(&path).unwrap();
+    until(|| (next_event(&stream) == Event::Saved(path.clone())).then_some(()));
+    drop(stream);
+
+    let mut stream = start(model(), options("a forest"));
+    next_frame(&mut stream);
+    stream.load(folder.path().join("none")).unwrap();
+    until(|| matches!(next_event(&stream), Event::Rejected(reason) if reason.contains("none")).then_some(()));
+    stream.load(&path).unwrap();
+    let tick = until(|| match next_event(&stream) {
+        Event::Moved { tick, prompt, .. } => (prompt == "a desert").then_some(tick),
+        _ => None,
+    });
+    assert!(tick > 10 && until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.world == 2)).tick >= tick);
 }

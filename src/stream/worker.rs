@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -13,8 +14,8 @@ use super::pace::Pace;
 use super::playout::TimedChunk;
 use super::{ChunkInfo, Event, Input, Wake};
 use crate::kernel::{MAX_THREADS, ThreadPool};
-use crate::model::{Settings, WorldModel};
-use crate::simulate::{ControlScript, Session, SessionOptions};
+use crate::model::{Settings, StageTimes, WorldModel};
+use crate::simulate::{ControlScript, Session, SessionOptions, Snapshot, Timeline, TimelineOptions};
 use crate::{Controls, Error, Result};
 
 /// What the model thread is told.
@@ -23,6 +24,9 @@ pub(super) enum Command {
     NewWorld(Box<SessionOptions>),
     Settings(Settings),
     Pause(bool),
+    Rewind(Duration),
+    Save(PathBuf),
+    Load(PathBuf),
 }
 
 /// The thread's ends of the channels.
@@ -55,7 +59,7 @@ impl Worker {
                 let info = model.info();
                 self.tell(Event::Loaded(info.clone()));
                 let pace = Pace::new(info.frames_per_chunk, info.fps);
-                Dreaming { worker: self, model, pool, pace, session: None, paused: false }.run(first);
+                Dreaming { worker: self, model, pool, pace, world: None, paused: false }.run(first);
             }
             Err(error) => self.tell(Event::LoadFailed(error.to_string())),
         }
@@ -80,7 +84,7 @@ struct Dreaming {
     model: Arc<dyn WorldModel>,
     pool: ThreadPool,
     pace: Pace,
-    session: Option<Session>,
+    world: Option<Timeline>,
     paused: bool,
 }
 
@@ -101,14 +105,14 @@ impl Dreaming {
     /// Obeys commands until it is time for the next chunk.
     fn wait(&mut self) -> Result<(), Stopped> {
         loop {
-            let begin_at = match self.session {
+            let begin_at = match self.world {
                 Some(_) if !self.paused => self.pace.begin_at().unwrap_or_else(Instant::now),
                 // Nothing to do: look at the clock again some day.
                 _ => Instant::now() + Duration::from_secs(3600),
             };
             match self.worker.commands.recv_deadline(begin_at) {
                 Ok(command) => self.obey(command),
-                Err(RecvTimeoutError::Timeout) if self.session.is_some() && !self.paused => return Ok(()),
+                Err(RecvTimeoutError::Timeout) if self.world.is_some() && !self.paused => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
             }
@@ -124,7 +128,20 @@ impl Dreaming {
             }
             Command::Prompt(prompt) => self.set_prompt(&prompt),
             Command::Settings(settings) => {
-                self.change(|session| session.set_settings(settings));
+                self.change(|world| world.set_settings(settings));
+            }
+            Command::Rewind(time) => self.rewind(time),
+            Command::Save(path) => {
+                let model = Arc::clone(&self.model);
+                if self.change(|world| world.snapshot()?.save(&path, model.info())) {
+                    self.worker.tell(Event::Saved(path));
+                }
+            }
+            Command::Load(path) => {
+                let model = Arc::clone(&self.model);
+                if self.change(|world| world.restore(&Snapshot::load(&path, model.info())?)) {
+                    self.moved();
+                }
             }
         }
     }
@@ -133,42 +150,94 @@ impl Dreaming {
         let Self { pool, model, .. } = self;
         match guarded(pool, || Session::new(Arc::clone(model), options)) {
             Ok(session) => {
-                if self.session.is_some() {
+                if self.world.is_some() {
                     // The script was for the world that is left.
                     self.worker.script = None;
                 }
                 let world = self.worker.world.fetch_add(1, Ordering::AcqRel) + 1;
                 self.pace.restart();
                 let (seed, prompt, size) = (session.seed(), session.prompt().into(), session.size());
-                self.session = Some(session);
+                self.world = Some(Timeline::new(session, TimelineOptions::default()));
                 self.worker.tell(Event::Started { world, seed, prompt, size });
             }
-            Err(error) if self.session.is_some() => self.worker.tell(Event::Rejected(error.to_string())),
+            Err(error) if self.world.is_some() => self.worker.tell(Event::Rejected(error.to_string())),
             Err(error) => self.fail(&error),
         }
     }
 
     fn set_prompt(&mut self, prompt: &str) {
-        if self.change(|session| session.set_prompt(prompt))
-            && let Some(session) = &self.session
+        if self.change(|world| world.set_prompt(prompt))
+            && let Some(world) = &self.world
         {
-            let (prompt, tick) = (prompt.into(), session.tick());
+            let (prompt, tick) = (prompt.into(), world.session().tick());
             self.worker.tell(Event::PromptApplied { prompt, tick });
         }
     }
 
     /// Changes the world; whether it was done. An input that cannot be used leaves the world as it is.
-    fn change(&mut self, change: impl FnOnce(&mut Session) -> Result<()> + Send) -> bool {
-        let Some(session) = &mut self.session else {
+    fn change(&mut self, change: impl FnOnce(&mut Timeline) -> Result<()> + Send) -> bool {
+        let Some(world) = &mut self.world else {
             self.worker.tell(Event::Rejected("there is no world: start a new one".into()));
             return false;
         };
-        match guarded(&self.pool, || change(session)) {
+        match guarded(&self.pool, || change(world)) {
             Ok(()) => return true,
-            Err(Error::Input(reason)) => self.worker.tell(Event::Rejected(reason)),
+            Err(error @ (Error::Input(_) | Error::Io { .. })) => self.worker.tell(Event::Rejected(error.to_string())),
             Err(error) => self.fail(&error),
         }
         false
+    }
+
+    /// Goes back by about `time`, as far as the past is known, and shows what was there.
+    fn rewind(&mut self, time: Duration) {
+        let info = self.model.info();
+        let chunks = time.as_secs_f32() * info.fps / info.frames_per_chunk as f32;
+        let back = |world: &mut Timeline| {
+            let known = world.chunks();
+            world.rewind(known.end.saturating_sub(chunks.round() as u64).max(known.start))
+        };
+        if self.change(back) {
+            self.moved();
+            if let Some(chunk) = self.last_chunk() {
+                // Nobody waits for it: if there is no room, the next chunk shows where the world is.
+                self.worker.chunks.try_send(chunk).ok();
+                self.worker.wake();
+            }
+        }
+    }
+
+    /// Tells that the world is at another moment; frames on their way are of no interest any more.
+    fn moved(&mut self) {
+        let world = self.worker.world.fetch_add(1, Ordering::AcqRel) + 1;
+        self.pace.restart();
+        if let Some(timeline) = &self.world {
+            let (tick, prompt) = (timeline.session().tick(), timeline.session().prompt().into());
+            self.worker.tell(Event::Moved { world, tick, prompt });
+        }
+    }
+
+    /// The chunk that leads to the present, to be shown at once.
+    fn last_chunk(&self) -> Option<TimedChunk> {
+        let world = self.world.as_ref()?;
+        let index = world.chunks().end.checked_sub(1)?;
+        let frames: Vec<_> = world.frames(index)?.iter().map(crate::Frame::to_rgba).collect();
+        let now = Instant::now();
+        let info = ChunkInfo {
+            world: self.worker.world.load(Ordering::Acquire),
+            index,
+            first_tick: index * frames.len() as u64,
+            controls: vec![Controls::default(); frames.len()],
+            sampled: now,
+            ready: now,
+            times: StageTimes::default(),
+        };
+        Some(TimedChunk {
+            info: Arc::new(info),
+            size: world.session().size(),
+            frames,
+            due: now,
+            frame_time: Duration::ZERO,
+        })
     }
 
     fn make_chunk(&mut self) -> Result<TimedChunk> {
@@ -178,9 +247,9 @@ impl Dreaming {
             self.set_prompt(&prompt);
         }
         let sampled = Instant::now();
-        let session = self.session.as_mut().ok_or_else(|| Error::Thread("the world is gone".into()))?;
+        let world = self.world.as_mut().ok_or_else(|| Error::Thread("the world is gone".into()))?;
         let (chunk, frames) = guarded(&self.pool, || {
-            let mut chunk = session.step(&controls)?;
+            let mut chunk = world.step(&controls)?;
             let frames = std::mem::take(&mut chunk.frames);
             Ok((chunk, frames.iter().map(crate::Frame::to_rgba).collect()))
         })?;
@@ -196,12 +265,12 @@ impl Dreaming {
             times: chunk.times,
         };
         let frame_time = Duration::from_secs_f64(1.0 / f64::from(self.model.info().fps));
-        Ok(TimedChunk { info: Arc::new(info), size: session.size(), frames, due, frame_time })
+        Ok(TimedChunk { info: Arc::new(info), size: world.session().size(), frames, due, frame_time })
     }
 
     /// The controls of the next chunk, taken as late as can be, and the script's prompt if it changes.
     fn controls(&self, ticks: usize) -> (Vec<Controls>, Option<String>) {
-        let tick = self.session.as_ref().map_or(0, Session::tick);
+        let tick = self.world.as_ref().map_or(0, |world| world.session().tick());
         match &self.worker.script {
             Some(script) if tick <= script.last_tick() => {
                 let (controls, prompt) = script.chunk(tick, ticks);
@@ -234,15 +303,15 @@ impl Dreaming {
     }
 
     fn commit(&mut self) {
-        if let Some(session) = &mut self.session
-            && let Err(error) = guarded(&self.pool, || session.commit())
+        if let Some(world) = &mut self.world
+            && let Err(error) = guarded(&self.pool, || world.commit())
         {
             self.fail(&error);
         }
     }
 
     fn fail(&mut self, error: &Error) {
-        self.session = None;
+        self.world = None;
         self.worker.tell(Event::Failed(error.to_string()));
     }
 }

@@ -5,7 +5,8 @@ use bevy::window::{CursorGrabMode, CursorOptions, PrimaryWindow};
 
 use super::bar;
 use super::hud::Figures;
-use crate::plugin::{DreamError, DreamPhase, DreamPromptApplied, DreamScreen, DreamStatus};
+use crate::controls::TICKS_PER_SECOND;
+use crate::plugin::{DreamError, DreamMoved, DreamPhase, DreamPromptApplied, DreamSaved, DreamScreen, DreamStatus};
 
 /// How long a message stays, in seconds.
 const MESSAGE_SECONDS: f32 = 6.0;
@@ -20,6 +21,8 @@ Enter            write a prompt, apply it to this world
 Shift+Enter      start a new world with it
 1 to 9           preset prompts
 R                a new world of the same prompt
+Backspace        hold to go back in time
+F5  save         F9  load
 F1  help         F3  figures";
 
 /// The dreamed picture.
@@ -33,6 +36,10 @@ pub(super) struct MessageLine;
 /// The line in the middle while there is no picture.
 #[derive(Component)]
 pub(super) struct PhaseLine;
+
+/// What the mouse buttons aim at.
+#[derive(Component)]
+pub(super) struct Crosshair;
 
 /// The table of keys.
 #[derive(Component)]
@@ -67,6 +74,12 @@ pub(super) fn spawn(mut commands: Commands) {
         full,
         ignore,
         children![
+            (
+                Crosshair,
+                text("+", 3.0),
+                Node { position_type: PositionType::Absolute, ..default() },
+                Visibility::Hidden
+            ),
             (PhaseLine, text("", 3.0)),
             (Help, text(HELP, 2.4), Node { padding: vmin(3).all(), ..default() }, sheet(), Visibility::Hidden),
         ],
@@ -118,6 +131,15 @@ fn catch_mouse(
     focus.clear();
 }
 
+/// There is something to aim with while the mouse is caught.
+pub(super) fn aim(
+    cursor: Single<&CursorOptions, With<PrimaryWindow>>,
+    mut crosshair: Single<&mut Visibility, With<Crosshair>>,
+) {
+    let caught = cursor.grab_mode != CursorGrabMode::None;
+    crosshair.set_if_neq(if caught { Visibility::Inherited } else { Visibility::Hidden });
+}
+
 /// Gives the picture all the room that its shape allows.
 pub(super) fn fit(
     window: Single<&Window, With<PrimaryWindow>>,
@@ -160,6 +182,14 @@ pub(super) fn on_error(error: On<DreamError>, mut line: Single<&mut Text, With<M
 
 pub(super) fn on_prompt(prompt: On<DreamPromptApplied>, mut line: Single<&mut Text, With<MessageLine>>) {
     line.0.clone_from(&prompt.prompt);
+}
+
+pub(super) fn on_moved(moved: On<DreamMoved>, mut line: Single<&mut Text, With<MessageLine>>) {
+    line.0 = format!("{:.1} s", moved.tick as f32 / TICKS_PER_SECOND);
+}
+
+pub(super) fn on_saved(saved: On<DreamSaved>, mut line: Single<&mut Text, With<MessageLine>>) {
+    line.0 = format!("saved to {}", saved.path.display());
 }
 
 /// Takes a message away after a while.
