@@ -1,8 +1,8 @@
 //! The way back: a session that can be rewound and branched.
 //!
-//! Every chunk's controls, prompt, settings and frames are kept for a while, and snapshots from which the world can go
-//! on: one before each of the newest chunks, farther back one before every 32nd. Snapshots share what they remember in
-//! common, so neighbours are cheap (a megabyte a chunk of the default model) and keyframes are not (eight). From a
+//! Every chunk's controls, prompt, settings and last frame are kept for a while, and snapshots from which the world can
+//! go on: one before each of the newest chunks, farther back one before every 64th. Snapshots share what they remember
+//! in common, so neighbours are cheap (a megabyte a chunk of the default model) and keyframes are not (eight). From a
 //! keyframe on, chunks are made again from what was recorded, to the same bits, since a session's future is a function
 //! of its snapshot and its inputs.
 
@@ -15,7 +15,7 @@ use crate::model::Settings;
 use crate::{Controls, Error, Frame, Result};
 
 /// Old snapshots are kept before every so manieth chunk.
-const KEYFRAME: u64 = 32;
+const KEYFRAME: u64 = 64;
 
 /// How much of the past is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,9 +29,9 @@ pub struct TimelineOptions {
 }
 
 impl Default for TimelineOptions {
-    /// A minute, five seconds of it at once, in chunks of a tenth of a second; four branches.
+    /// A minute, three seconds of it at once, in chunks of a tenth of a second; four branches.
     fn default() -> Self {
-        Self { chunks: 600, instant: 50, branches: 4 }
+        Self { chunks: 600, instant: 30, branches: 4 }
     }
 }
 
@@ -44,7 +44,8 @@ struct Moment {
     controls: Arc<[Controls]>,
     prompt: Arc<str>,
     settings: Settings,
-    frames: Arc<[Frame]>,
+    /// Its last frame.
+    frame: Arc<Frame>,
 }
 
 /// The chunks that lead to a world, from the oldest known on, and the world at their end.
@@ -86,7 +87,7 @@ impl Timeline {
             controls: controls.into(),
             prompt: self.session.prompt().into(),
             settings: self.session.settings(),
-            frames: chunk.frames.clone().into(),
+            frame: chunk.frames.last().cloned().unwrap_or_else(|| Frame::black(self.session.size())).into(),
         });
         self.forget();
         Ok(chunk)
@@ -142,9 +143,14 @@ impl Timeline {
         self.moments.front().map_or(present, |first| first.index)..present
     }
 
-    /// The frames of a chunk of [`Timeline::chunks`], to show them while one looks for a moment.
-    pub fn frames(&self, chunk: u64) -> Option<&[Frame]> {
-        self.at(chunk).map(|i| &*self.moments[i].frames)
+    /// The last frame of one of [`Timeline::chunks`], to show it while one looks for a moment.
+    pub fn frame(&self, chunk: u64) -> Option<&Frame> {
+        self.at(chunk).map(|i| &*self.moments[i].frame)
+    }
+
+    /// The prompt under which one of [`Timeline::chunks`] was made; of later ones the present prompt.
+    pub fn prompt(&self, chunk: u64) -> &str {
+        self.at(chunk).map_or(self.session.prompt(), |i| &self.moments[i].prompt)
     }
 
     /// Goes back to the moment before `chunk`. The line that is left becomes the newest branch.
@@ -254,7 +260,7 @@ fn position(moments: &VecDeque<Moment>, chunk: u64) -> Option<usize> {
 
 /// Whether a line goes through a moment.
 fn holds(moments: &VecDeque<Moment>, moment: &Moment) -> bool {
-    position(moments, moment.index).is_some_and(|i| Arc::ptr_eq(&moments[i].frames, &moment.frames))
+    position(moments, moment.index).is_some_and(|i| Arc::ptr_eq(&moments[i].frame, &moment.frame))
 }
 
 /// Drops the snapshots that are no keyframes, but not those of the first and the last `instant` moments.
@@ -273,7 +279,7 @@ mod tests {
     use super::super::session::SessionOptions;
     use super::*;
 
-    const OPTIONS: TimelineOptions = TimelineOptions { chunks: 80, instant: 4, branches: 3 };
+    const OPTIONS: TimelineOptions = TimelineOptions { chunks: 150, instant: 4, branches: 3 };
 
     fn timeline() -> Timeline {
         let options = SessionOptions { seed: 5, prompt: "a meadow".into(), ..Default::default() };
@@ -303,7 +309,7 @@ mod tests {
             4 => (1..40u64).prop_map(Act::Walk),
             1 => any::<u8>().prop_map(Act::Prompt),
             1 => (1..5usize).prop_map(Act::Steps),
-            2 => (0..60u64).prop_map(Act::Rewind),
+            2 => (0..100u64).prop_map(Act::Rewind),
             1 => (0..3usize).prop_map(Act::Switch),
         ];
         proptest::collection::vec(act, 1..20)
@@ -391,8 +397,8 @@ mod tests {
         let made = walk(&mut timeline, 0..20);
         timeline.rewind(7).unwrap();
         assert_eq!(timeline.chunks(), 0..7);
-        assert!((0..7).all(|i| timeline.frames(i).unwrap() == made[i as usize]));
-        assert!(timeline.frames(7).is_none());
+        assert!((0..7).all(|i| *timeline.frame(i).unwrap() == made[i as usize][1]));
+        assert!(timeline.frame(7).is_none());
         assert_eq!(timeline.branches().collect::<Vec<_>>(), [7..20]);
         assert!(walk(&mut timeline, 7..20) == made[7..]);
     }
@@ -402,7 +408,7 @@ mod tests {
         let mut timeline = timeline();
         walk(&mut timeline, 0..300);
         let Range { start, end } = timeline.chunks();
-        assert!(end == 300 && (80..80 + KEYFRAME).contains(&(end - start)), "{start}..{end}");
+        assert!(end == 300 && (150..150 + KEYFRAME).contains(&(end - start)), "{start}..{end}");
         let snapshots = timeline.moments.iter().filter(|m| m.before.is_some()).count();
         assert!(snapshots <= OPTIONS.instant + 5, "{snapshots} snapshots");
         let error = timeline.rewind(start - 1).unwrap_err().to_string();

@@ -196,7 +196,7 @@ fn a_rewound_world_shows_where_it_is_and_goes_on_from_there() {
     });
     assert!(tick > 20);
     let shown = until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.world == world));
-    assert!((tick - 2..tick).contains(&shown.tick), "{} is shown at {tick}", shown.tick);
+    assert_eq!(shown.tick, tick - 1);
     stream.pause(false).unwrap();
     assert!(next_frame(&mut stream).tick >= tick);
     stream.rewind(Duration::from_secs(1000)).unwrap();

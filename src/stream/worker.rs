@@ -59,7 +59,7 @@ impl Worker {
                 let info = model.info();
                 self.tell(Event::Loaded(info.clone()));
                 let pace = Pace::new(info.frames_per_chunk, info.fps);
-                Dreaming { worker: self, model, pool, pace, world: None, paused: false }.run(first);
+                Dreaming { worker: self, model, pool, pace, world: None, target: None, paused: false }.run(first);
             }
             Err(error) => self.tell(Event::LoadFailed(error.to_string())),
         }
@@ -85,6 +85,8 @@ struct Dreaming {
     pool: ThreadPool,
     pace: Pace,
     world: Option<Timeline>,
+    /// The chunk before which the world will go back once it is needed: until then one may look on for a moment.
+    target: Option<u64>,
     paused: bool,
 }
 
@@ -157,6 +159,7 @@ impl Dreaming {
                 let world = self.worker.world.fetch_add(1, Ordering::AcqRel) + 1;
                 self.pace.restart();
                 let (seed, prompt, size) = (session.seed(), session.prompt().into(), session.size());
+                self.target = None;
                 self.world = Some(Timeline::new(session, TimelineOptions::default()));
                 self.worker.tell(Event::Started { world, seed, prompt, size });
             }
@@ -176,11 +179,12 @@ impl Dreaming {
 
     /// Changes the world; whether it was done. An input that cannot be used leaves the world as it is.
     fn change(&mut self, change: impl FnOnce(&mut Timeline) -> Result<()> + Send) -> bool {
+        let settled = self.settle();
         let Some(world) = &mut self.world else {
             self.worker.tell(Event::Rejected("there is no world: start a new one".into()));
             return false;
         };
-        match guarded(&self.pool, || change(world)) {
+        match settled.and_then(|()| guarded(&self.pool, || change(world))) {
             Ok(()) => return true,
             Err(error @ (Error::Input(_) | Error::Io { .. })) => self.worker.tell(Event::Rejected(error.to_string())),
             Err(error) => self.fail(&error),
@@ -190,19 +194,25 @@ impl Dreaming {
 
     /// Goes back by about `time`, as far as the past is known, and shows what was there.
     fn rewind(&mut self, time: Duration) {
+        let Some(world) = &self.world else { return };
         let info = self.model.info();
         let chunks = time.as_secs_f32() * info.fps / info.frames_per_chunk as f32;
-        let back = |world: &mut Timeline| {
-            let known = world.chunks();
-            world.rewind(known.end.saturating_sub(chunks.round() as u64).max(known.start))
-        };
-        if self.change(back) {
-            self.moved();
-            if let Some(chunk) = self.last_chunk() {
-                // Nobody waits for it: if there is no room, the next chunk shows where the world is.
-                self.worker.chunks.try_send(chunk).ok();
-                self.worker.wake();
-            }
+        let known = world.chunks();
+        let from = self.target.unwrap_or(known.end);
+        self.target = Some(from.saturating_sub(chunks.round() as u64).max(known.start));
+        self.moved();
+        if let Some(chunk) = self.last_chunk() {
+            // Nobody waits for it: if there is no room, the next chunk shows where the world is.
+            self.worker.chunks.try_send(chunk).ok();
+            self.worker.wake();
+        }
+    }
+
+    /// Brings the world to where it was told to go back.
+    fn settle(&mut self) -> Result<()> {
+        match (self.target.take(), &mut self.world) {
+            (Some(target), Some(world)) => guarded(&self.pool, || world.rewind(target)),
+            _ => Ok(()),
         }
     }
 
@@ -211,36 +221,33 @@ impl Dreaming {
         let world = self.worker.world.fetch_add(1, Ordering::AcqRel) + 1;
         self.pace.restart();
         if let Some(timeline) = &self.world {
-            let (tick, prompt) = (timeline.session().tick(), timeline.session().prompt().into());
-            self.worker.tell(Event::Moved { world, tick, prompt });
+            let chunk = self.target.unwrap_or(timeline.chunks().end);
+            let tick = chunk * self.model.info().frames_per_chunk as u64;
+            self.worker.tell(Event::Moved { world, tick, prompt: timeline.prompt(chunk).into() });
         }
     }
 
-    /// The chunk that leads to the present, to be shown at once.
+    /// The end of the chunk that leads to the moment gone back to, to be shown at once.
     fn last_chunk(&self) -> Option<TimedChunk> {
-        let world = self.world.as_ref()?;
-        let index = world.chunks().end.checked_sub(1)?;
-        let frames: Vec<_> = world.frames(index)?.iter().map(crate::Frame::to_rgba).collect();
+        let (world, ticks) = (self.world.as_ref()?, self.model.info().frames_per_chunk as u64);
+        let index = self.target?.checked_sub(1)?;
+        let frame = world.frame(index)?;
         let now = Instant::now();
         let info = ChunkInfo {
             world: self.worker.world.load(Ordering::Acquire),
             index,
-            first_tick: index * frames.len() as u64,
-            controls: vec![Controls::default(); frames.len()],
+            first_tick: (index + 1) * ticks - 1,
+            controls: vec![Controls::default()],
             sampled: now,
             ready: now,
             times: StageTimes::default(),
         };
-        Some(TimedChunk {
-            info: Arc::new(info),
-            size: world.session().size(),
-            frames,
-            due: now,
-            frame_time: Duration::ZERO,
-        })
+        let frames = vec![frame.to_rgba()];
+        Some(TimedChunk { info: Arc::new(info), size: frame.size, frames, due: now, frame_time: Duration::ZERO })
     }
 
     fn make_chunk(&mut self) -> Result<TimedChunk> {
+        self.settle()?;
         let ticks = self.model.info().frames_per_chunk;
         let (controls, prompt) = self.controls(ticks);
         if let Some(prompt) = prompt {
