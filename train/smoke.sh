@@ -16,6 +16,7 @@ common=(--data "$work/train" --held-out "$work/heldout" --config train/tiny.json
 $python train/text.py --smoke --out "$work/text" --model "$work/model"
 $python train/vcn.py "${common[@]}" --out "$work/vcn" --batch 2
 $python train/export.py --model "$work/model" --config train/tiny.json --vcn "$work/vcn"
+$python train/vcn.py "${common[@]}" --max-steps 2 --init "$work/model" --out "$work/again" --batch 2
 # as many processes as a cluster would have, in small
 $python -m torch.distributed.run --nproc_per_node 2 train/dit.py "${common[@]}" --model "$work/model" --out "$work/dit" --batch 2
 $python train/export.py --model "$work/model" --config train/tiny.json --vcn "$work/vcn" --dit "$work/dit" --fixture "$work/model"

@@ -1,0 +1,187 @@
+"""Times the exported weights in PyTorch and ONNX Runtime beside our runtime: one table, all in one run.
+
+    pip install onnx onnxscript onnxruntime
+    cargo build --bin dream
+    python train/bench_reference.py --model models/overworld --dream target/debug/dream
+
+Every round measures each of them in turn, on an otherwise idle machine; the table shows medians over the rounds. All
+use f32, the same number of threads, and a memory of earlier chunks that is full and kept between steps.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from export import load_model
+from model import camera, control_features, grid_positions, motion, rms_norm, rope_tables, turned, warp
+
+
+class Cached(nn.Module):
+    """A trunk over one chunk, with the keys and values of earlier chunks and their biases at hand."""
+
+    def __init__(self, trunk, tokens):
+        super().__init__()
+        self.blocks = trunk
+        block = trunk[0]
+        slots, shape = len(trunk.offsets), (block.heads, len(trunk.offsets) * tokens, block.head_dim)
+        temporal = [i for i, block in enumerate(trunk) if block.flow is not None]
+        past = [rms_norm(torch.randn(1, *shape)) for _ in range(2 * len(temporal))]
+        for i, tensor in enumerate(past):
+            self.register_buffer(f"past{i}", tensor)
+        self.index = {layer: i for i, layer in enumerate(temporal)}
+        self.slots = slots
+
+    def bias(self, controls, pos, focal):
+        """The flow biases, once a chunk."""
+        cam = camera(controls)
+        moved = motion(cam[:, -1:], cam[:, : self.slots])
+        return [self.blocks[layer].flow(moved, pos, focal).flatten(-2) for layer in self.index]
+
+    def forward(self, x, cond, rope, biases, layers=None):
+        for layer, block in enumerate(list(self.blocks)[:layers]):
+            memory = None
+            if layer in self.index:
+                i = self.index[layer]
+                past = getattr(self, f"past{2 * i}"), getattr(self, f"past{2 * i + 1}"), biases[i]
+                memory = lambda k, v, past=past: past  # noqa: E731
+            x = block(x, cond, rope, memory)
+        return x
+
+
+class Step(nn.Module):
+    """One denoising step of the DiT."""
+
+    def __init__(self, dit, h, w):
+        super().__init__()
+        self.dit, self.trunk = dit, Cached(dit.blocks, h * w)
+        self.rope = rope_tables(h, w, dit.c.dit.width // dit.c.dit.heads)
+
+    def forward(self, x, before, tau, controls, text, *biases):
+        cond = self.dit.condition(tau, controls, text)
+        h = self.trunk(self.dit.patch_in(torch.cat([x, before], -1)), cond, self.rope, biases)
+        shift, scale = self.dit.ada_out(cond).unsqueeze(-2).chunk(2, -1)
+        return self.dit.patch_out(rms_norm(h) * (1 + scale) + shift)
+
+
+class Chunk(nn.Module):
+    """A whole chunk: denoising, decoding, bytes, remembering."""
+
+    def __init__(self, step, vcn, h, w):
+        super().__init__()
+        self.step, self.vcn, self.h, self.w = step, vcn, h, w
+        self.decoder = Cached(vcn.dec_blocks, h * w)
+        self.pos, self.focal = grid_positions(h, w, vcn.c.patch)
+
+    def forward(self, x, before, past_controls, controls, text):
+        c, dit = self.vcn.c, self.step.dit
+        biases = self.step.trunk.bias(past_controls, self.pos, self.focal)
+        for i in range(c.steps):
+            tau = torch.full((1,), i / c.steps)
+            clean = self.step(x, before, tau, controls, text, *biases)
+            x = x + (clean - x) / (c.steps - i)
+        z = rms_norm(x)
+        frames = self.decode(z, past_controls, controls)
+        rgba = F.pad(((frames.clamp(-1, 1) + 1) * 127.5).byte(), (0, 0, 0, 0, 0, 1), value=255).permute(0, 2, 3, 1).contiguous()
+        cond = dit.condition(torch.full((1,), 1 - c.context_noise), controls, text)
+        self.step.trunk(dit.patch_in(torch.cat([z, before], -1)), cond, self.step.rope, biases, max(c.dit.temporal))
+        return rgba
+
+    def decode(self, z, past_controls, controls):
+        v, h, w, s, f = self.vcn, self.h, self.w, self.vcn.sub, self.vcn.c.frames_per_chunk
+        cond = F.silu(v.dec_control(control_features(controls)))
+        rope = rope_tables(h, w, v.c.decoder.width // v.c.decoder.heads)
+        x = self.decoder(v.dec_in(z), cond, rope, self.decoder.bias(past_controls, self.pos, self.focal))
+        x = v.dec_token(rms_norm(x)).reshape(1, h, w, s, s, -1).permute(0, 1, 3, 2, 4, 5).reshape(1, h * s, w * s, -1)
+        x = x.permute(0, 3, 1, 2)
+        for res in v.dec_res:
+            x = res(x)
+        x = v.dec_out(F.silu(x).permute(0, 2, 3, 1)).reshape(h * s, w * s, 2 * f - 1, 3, 4, 4)
+        x = x.permute(2, 3, 0, 4, 1, 5).reshape(2 * f - 1, 3, h * s * 4, w * s * 4)
+        earlier, last, residual = x.split([f - 1, 1, f - 1])
+        return torch.cat([warp(earlier, turned(controls)[0]) + residual, last])
+
+
+def seconds(run, repeats=20):
+    """The median time of a call."""
+    run()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--model", required=True, help="model folder")
+    p.add_argument("--dream", required=True, help="the dream tool")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--rounds", type=int, default=5)
+    args = p.parse_args()
+    import onnxruntime
+
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+    c, vcn, dit = load_model(args.model)
+    h, w = c.height // c.patch, c.width // c.patch
+    step = Step(dit, h, w)
+    chunk = Chunk(step, vcn, h, w)
+    x, before = torch.randn(1, h * w, c.latent), torch.randn(1, h * w, 2 * c.latent)
+    past_controls = torch.zeros(1, 1 + len(c.dit.offsets), c.frames_per_chunk, c.controls)
+    controls, text = torch.zeros(1, c.frames_per_chunk, c.controls), torch.randn(1, c.text)
+    biases = step.trunk.bias(past_controls, chunk.pos, chunk.focal)
+    one = (x, before, torch.full((1,), 0.5), controls, text, *biases)
+    whole = (x, before, past_controls, controls, text)
+
+    path = str(Path(tempfile.mkdtemp()) / "step.onnx")
+    torch.onnx.export(step, one, path, dynamo=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), one)}
+    error = abs(session.run(None, feed)[0] - step(*one).numpy()).max()
+    if error > 1e-3:
+        raise SystemExit(f"error: ONNX Runtime computes something else ({error:.1e} off)")
+    compiled_step, compiled_chunk = torch.compile(step), torch.compile(chunk)
+
+    a = torch.randn(2048, 2048)
+    peak = 2 * 2048**3 / seconds(lambda: a @ a, 5) / 1e9
+    runs = {
+        ("PyTorch eager", "step"): lambda: step(*one),
+        ("PyTorch compiled", "step"): lambda: compiled_step(*one),
+        ("ONNX Runtime", "step"): lambda: session.run(None, feed),
+        ("PyTorch eager", "chunk"): lambda: chunk(*whole),
+        ("PyTorch compiled", "chunk"): lambda: compiled_chunk(*whole),
+    }
+    times = {key: [] for key in [*runs, ("ours", "step"), ("ours", "chunk")]}
+    command = [args.dream, "bench", "--model", args.model, "--seconds", "4", "--threads", str(args.threads), "--json"]
+    for _ in range(args.rounds):
+        for key, run in runs.items():
+            times[key].append(1e3 * seconds(run))
+        ours = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        times["ours", "step"].append(ours["stage_ms"]["denoise"] / ours["steps"])
+        times["ours", "chunk"].append(ours["chunk_ms"]["p50"])
+
+    print(f"{c.name}, {args.threads} threads, PyTorch's GEMM {peak:.0f} GFLOP/s\n")
+    print("| | one DiT step, ms | x ours | whole chunk, ms | x ours |\n|---|---|---|---|---|")
+    median = {key: statistics.median(values) for key, values in times.items()}
+    for name in dict.fromkeys(name for name, _ in times):
+        cells = []
+        for part in ("step", "chunk"):
+            value = median.get((name, part))
+            cells += [f"{value:.1f}", f"{value / median['ours', part]:.2f}"] if value else ["", ""]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
