@@ -8,7 +8,7 @@ const MAGIC: &[u8; 8] = b"\x93NUMPY\x01\x00";
 pub fn encode(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
     let shape = shape.iter().map(|n| format!("{n}, ")).collect::<String>();
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", shape.trim_end());
-    while (MAGIC.len() + 2 + header.len() + 1) % 64 != 0 {
+    while !(MAGIC.len() + 2 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
     }
     header.push('\n');

@@ -15,13 +15,13 @@ const BATCH: usize = 32;
 /// Step size at the start, on features of unit variance; it falls to zero, so that the fit comes to rest.
 const RATE: f32 = 2e-3;
 
-/// Strength of the pull towards zero weights, as a share of them per unit of step size (AdamW).
+/// Strength of the pull towards zero weights, as a share of them per unit of step size (`AdamW`).
 const DECAY: f32 = 0.05;
 
 /// Standard deviation of the noise on the features, so that no odd detail of the samples is learned by heart.
 const NOISE: f32 = 0.3;
 
-/// A perceptron with one hidden layer on standardised features, fitted with AdamW (Loshchilov & Hutter 2019). One
+/// A perceptron with one hidden layer on standardised features, fitted with `AdamW` (Loshchilov & Hutter 2019). One
 /// thread fits it sample by sample, so the same samples give the same bits.
 #[derive(Clone, Debug)]
 pub(super) struct Classifier {

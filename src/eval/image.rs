@@ -157,7 +157,7 @@ mod tests {
         assert!((ssim(&a, &b) - SSIM_REFERENCE).abs() < 1e-4, "{}", ssim(&a, &b));
     }
 
-    /// From an independent implementation (NumPy, direct two-dimensional windows).
+    /// From an independent implementation (`NumPy`, direct two-dimensional windows).
     const SSIM_REFERENCE: f64 = 0.642_747_6;
 
     #[test]

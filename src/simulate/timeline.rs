@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(timeline.chunks(), 0..7);
         assert!((0..7).all(|i| *timeline.frame(i).unwrap() == made[i as usize][1]));
         assert!(timeline.frame(7).is_none());
-        assert_eq!(timeline.branches().collect::<Vec<_>>(), [7..20]);
+        assert_eq!(timeline.branches().next(), Some(7..20));
         assert!(walk(&mut timeline, 7..20) == made[7..]);
     }
 

@@ -38,8 +38,8 @@ impl Input {
         let turned = std::mem::take(&mut state.turned);
         let tapped = std::mem::take(&mut state.tapped);
         let mut controls = state.held;
-        for axis in 0..2 {
-            controls.look[axis] += turned[axis] / ticks as f32;
+        for (look, turned) in controls.look.iter_mut().zip(turned) {
+            *look += turned / ticks as f32;
         }
         let mut controls = vec![controls; ticks];
         controls[0].jump |= tapped.jump;

@@ -116,7 +116,7 @@ fn small_plants(grid: &mut Grid, spot: &Spot, biome: Biome, seed: u32) {
         Biome::Shore if grid.get([spot.x, spot.y - 1, spot.z]) == Block::Grass => (0.2, Block::Daisy),
         Biome::Snowfield | Biome::Shore => return,
     };
-    let dense = biome != Biome::Meadow || region / 4 % 3 > 0;
+    let dense = biome != Biome::Meadow || !(region / 4).is_multiple_of(3);
     if dense && spot.luck(0) < chance {
         grid.set([spot.x, spot.y, spot.z], plant);
     }

@@ -203,7 +203,7 @@ fn star(dir: Vec3, seed: u32) -> f32 {
     let (x, z) = (dir.x * plane, dir.z * plane);
     let (cx, cz) = (x.floor(), z.floor());
     let h = hash(seed ^ 21, cx as i32, 0, cz as i32);
-    if h % 5 > 0 {
+    if !h.is_multiple_of(5) {
         return 0.0;
     }
     let jitter = |bits: u32| 0.3 + 0.4 * (bits & 255) as f32 / 255.0;
