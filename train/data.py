@@ -78,6 +78,7 @@ def arguments(parser):
     parser.add_argument("--data", nargs="+", required=True, help="folders of shards")
     parser.add_argument("--shapes", nargs="*", default=[], help="folders of shards with other frame sizes, a tenth of the batches")
     parser.add_argument("--held-out", required=True, help="folder of shards that are never trained on")
+    parser.add_argument("--init", help="model folder whose weights a new run begins with")
 
 
 def training_sets(args):

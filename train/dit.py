@@ -124,6 +124,7 @@ def main():
     engine.arguments(p)
     data.arguments(p)
     p.add_argument("--model", required=True, help="model folder with the exported VCN and text encoder")
+    p.add_argument("--compile", action="store_true", help="torch.compile: some minutes to begin with, then a third faster")
     p.add_argument("--batch", type=int, default=4, help="clips of 6 chunks a step, over all processes; of other lengths in proportion")
     args = p.parse_args()
 

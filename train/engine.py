@@ -170,8 +170,6 @@ def arguments(parser):
     parser.add_argument("--max-steps", type=int, default=0, help="end the schedule after this many steps, if sooner")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", help="config.json of another model size; default: overworld")
-    parser.add_argument("--init", help="model folder whose weights a new run begins with")
-    parser.add_argument("--compile", action="store_true", help="torch.compile: some minutes to begin with, then a third faster")
 
 
 def config(args):

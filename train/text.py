@@ -177,7 +177,7 @@ def distil(student, token_ids, targets, args, batch=256):
     weights = sum(p.numel() for p in student.encoder.parameters())
     world = engine.World()
     targets = targets.to(world.device)
-    run = engine.Run(args.out, student.to(world.device), args, world, 6 * weights * tokens, lr=2e-3)
+    run = engine.Run(args.out, student.to(world.device), args, world, 2e-3)
     rng, epoch = np.random.default_rng([args.seed, run.step]), []
     while run.running():
         epoch = epoch or batches(token_ids, batch, rng)
@@ -186,7 +186,7 @@ def distil(student, token_ids, targets, args, batch=256):
         out, target = student(ids.to(world.device), mask.to(world.device)), targets[rows]
         distance = 1 - (out * target).sum(-1).mean()
         loss = distance + 10 * F.mse_loss(out @ out.T, target @ target.T)
-        run.update(loss, {"loss": loss.item(), "cosine": 1 - distance.item()})
+        run.update(loss, 6 * weights * tokens, {"loss": loss.item(), "cosine": 1 - distance.item()})
     run.save()
     engine.plot(args.out, ["loss", "cosine"])
     return run.ema.cpu()
