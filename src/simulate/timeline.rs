@@ -49,7 +49,6 @@ struct Moment {
 }
 
 /// The chunks that lead to a world, from the oldest known on, and the world at their end.
-#[derive(Clone)]
 struct Branch {
     moments: VecDeque<Moment>,
     end: Arc<Snapshot>,
