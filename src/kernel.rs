@@ -4,7 +4,7 @@
 //! weights are packed once at load, whatever follows a product happens in its epilogue, and a cache is read where it
 //! lies. Every operator has a stock candle path, which runs on other devices and is what the tests compare with.
 //!
-//! Work is shared out over rayon's current pool (see [`ThreadPool`]). No sum is ever split between threads, so results
+//! Work is shared out over the current [`ThreadPool`]. No sum is ever split between threads, so results
 //! are bit-identical for any number of threads.
 
 #![allow(
@@ -30,6 +30,7 @@ pub use linear::{Activation, Linear, activate};
 pub use norm::{norm_modulate, rms_norm};
 pub use pixels::{cells_to_frames, frames_to_cells};
 pub use rope::{Rope, qk_norm_rope};
+pub(crate) use threads::for_each_chunk;
 pub use threads::{MAX_THREADS, ThreadPool};
 
 /// Added to the mean square in every RMS norm.

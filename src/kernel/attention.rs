@@ -1,12 +1,11 @@
 //! Attention over a few hundred keys that lie in separate segments: a frame's own and those of a cache.
 
 use candle_core::{D, Result, Tensor, bail};
-use rayon::prelude::*;
 
 use super::gemm::{NR, Packed, Tile, multiply, split, tiles, with_scratch};
 use super::math::{exp, max, simd, sum};
 use super::op::{SharedOut, View, apply};
-use super::threads::for_each;
+use super::threads::{for_each, map};
 
 /// Length of the feature vectors whose products are a flow bias.
 pub const FLOW_DIM: usize = 4;
@@ -58,7 +57,7 @@ impl KeyValues {
                 let values = Packed::from_rows(tokens, head_dim, |token| &values[token * width + head * head_dim..]);
                 [keys, values]
             };
-            Store::Packed((0..heads).into_par_iter().with_max_len(1).map(pack).collect())
+            Store::Packed(map(heads, pack))
         } else {
             let by_head = |x: &Tensor| x.reshape((tokens, heads, head_dim))?.transpose(0, 1)?.contiguous();
             Store::Stock { keys: by_head(keys)?, values: by_head(values)?, features: features.cloned() }
@@ -141,6 +140,7 @@ fn attend(
             row.iter_mut().zip(query).for_each(|(o, q)| *o = q * scale);
         }
         let mut offset = 0;
+        let mut tile = Tile::default();
         for segment in segments {
             let keys = &segment.packed[head][0];
             if let Some(features) = segment.features {
@@ -154,11 +154,14 @@ fn attend(
             for panel in 0..keys.panels() {
                 let columns = NR.min(keys.n - panel * NR);
                 for (start, rows) in tiles(count) {
-                    let mut tile = Tile::default();
-                    multiply(rows, &block[start * extended..], extended, &keys.panel(panel)[..depth], &mut tile);
+                    let keys = &keys.panel(panel)[..depth];
+                    multiply(rows, &block[start * extended..], extended, keys, &mut tile, false);
                     for (i, sums) in tile.iter().enumerate().take(rows) {
                         let at = (start + i) * total + offset + panel * NR;
-                        scores[at..at + columns].copy_from_slice(&sums.0[..columns]);
+                        match scores[at..at + columns].first_chunk_mut() {
+                            Some(whole) => *whole = sums.0,
+                            None => scores[at..at + columns].copy_from_slice(&sums.0[..columns]),
+                        }
                     }
                 }
             }
@@ -169,11 +172,17 @@ fn attend(
         for panel in 0..head_dim.div_ceil(NR) {
             let columns = NR.min(head_dim - panel * NR);
             for (start, rows) in tiles(count) {
-                let mut tile = Tile::default();
                 let mut offset = 0;
                 for segment in segments {
                     let values = &segment.packed[head][1];
-                    multiply(rows, &scores[start * total + offset..], total, values.panel(panel), &mut tile);
+                    multiply(
+                        rows,
+                        &scores[start * total + offset..],
+                        total,
+                        values.panel(panel),
+                        &mut tile,
+                        offset > 0,
+                    );
                     offset += values.k;
                 }
                 for (i, sums) in tile.iter().enumerate().take(rows) {

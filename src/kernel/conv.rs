@@ -91,12 +91,19 @@ fn convolve(padded: &[f32], width: usize, inputs: usize, weight: &Packed, epilog
     let out = SharedOut::new(out);
     for_each(lines.len(), |task| {
         let (first, count) = lines[task];
+        let mut tile = Tile::default();
         for panel in 0..weight.panels() {
             for y in first..first + count {
                 for (x, pixels) in tiles(width) {
-                    let mut tile = Tile::default();
                     for (dy, taps) in weight.panel(panel).chunks_exact(3 * inputs).enumerate() {
-                        multiply(pixels, &padded[(y + dy) * padded_line + x * inputs..], inputs, taps, &mut tile);
+                        multiply(
+                            pixels,
+                            &padded[(y + dy) * padded_line + x * inputs..],
+                            inputs,
+                            taps,
+                            &mut tile,
+                            dy > 0,
+                        );
                     }
                     finish(epilogue, weight.n, y * width + x, pixels, panel * NR, &tile, out);
                 }

@@ -8,7 +8,15 @@ pub fn has_avx2() -> bool {
     false
 }
 
-/// Defines a function that is compiled twice, for any CPU and for AVX2 with FMA, and picks at run time.
+/// Whether the CPU has AVX2, FMA and the basic part of AVX-512.
+pub fn has_avx512() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512f") && has_avx2();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Defines a function that is compiled for any CPU, for AVX2 with FMA and for AVX-512, and picks at run time.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -20,6 +28,14 @@ macro_rules! simd {
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     portable($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx2,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    portable($($arg),*)
+                }
+                if $crate::kernel::math::has_avx512() {
+                    // SAFETY: the CPU has these features.
+                    return unsafe { avx512($($arg),*) };
                 }
                 if $crate::kernel::math::has_avx2() {
                     // SAFETY: the CPU has these features.

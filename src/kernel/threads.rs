@@ -1,15 +1,43 @@
 //! The worker threads of one model thread.
+//!
+//! A forward pass hands over work hundreds of times a second, some microseconds at a time. Workers of a general pool fall
+//! asleep in between, and waking one takes longer than its part of the work. These spin for a moment first, and take
+//! numbered tasks from one counter.
 
+use std::any::Any;
+use std::cell::RefCell;
+use std::hint::spin_loop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::thread::{self, JoinHandle};
+
+use super::op::SharedOut;
 use crate::{Error, Result};
 
 /// The largest number of threads that a [`ThreadPool`] accepts.
 pub const MAX_THREADS: usize = 64;
 
-/// Worker threads of its own, so that a model neither waits for nor slows down rayon's global pool.
-pub struct ThreadPool(rayon::ThreadPool);
+/// How often a worker without work looks for some before it sleeps: for some 100 microseconds.
+const SPINS: u32 = 4000;
+
+/// Bits of [`Shared::next`] that number a task; those above number the job.
+const TASK_BITS: u32 = 24;
+const TASKS: u64 = (1 << TASK_BITS) - 1;
+
+/// Worker threads of its own, so that a model neither waits for nor slows down anyone else's.
+pub struct ThreadPool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+thread_local! {
+    /// The pool that kernels called by this thread run on, and its number of threads.
+    static CURRENT: RefCell<Option<(Arc<Shared>, usize)>> = const { RefCell::new(None) };
+}
 
 impl ThreadPool {
-    /// A pool of 1 to [`MAX_THREADS`] threads.
+    /// A pool of 1 to [`MAX_THREADS`] threads, the one that uses it included.
     ///
     /// # Errors
     /// [`Error::Input`] for any other number, [`Error::Thread`] when the system gives no threads.
@@ -17,35 +45,259 @@ impl ThreadPool {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(Error::input(format!("cannot run on {threads} threads: choose 1 to {MAX_THREADS}")));
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("dream-{i}")).build();
-        pool.map(Self).map_err(|e| Error::Thread(e.to_string()))
+        let mut pool = Self { shared: Arc::default(), workers: Vec::new() };
+        for i in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            let worker = thread::Builder::new().name(format!("dream-{i}")).spawn(move || shared.work());
+            pool.workers.push(worker.map_err(|e| Error::Thread(e.to_string()))?);
+        }
+        *pool.shared.sleepers.lock().unwrap_or_else(PoisonError::into_inner) =
+            pool.workers.iter().map(|worker| worker.thread().clone()).collect();
+        Ok(pool)
     }
 
-    /// Runs `work` with its kernels on this pool.
-    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.0.install(work)
+    /// Runs `work` with its kernels on this pool. Two threads that do so at once share nothing but the workers: whoever
+    /// finds them busy does its work alone.
+    pub fn install<R>(&self, work: impl FnOnce() -> R) -> R {
+        struct Restore(Option<(Arc<Shared>, usize)>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0.take());
+            }
+        }
+        let _restore = Restore(CURRENT.replace(Some((Arc::clone(&self.shared), self.workers.len() + 1))));
+        work()
     }
 }
 
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        self.shared.wake();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its tasks and has none of its own.
+            worker.join().ok();
+        }
+    }
+}
+
+/// The number of threads that kernels called here run on.
+pub(crate) fn current_threads() -> usize {
+    CURRENT.with_borrow(|current| current.as_ref().map_or(1, |(_, threads)| *threads))
+}
+
 /// Runs `work(0..count)` on the current pool; the calls may come in any order.
-pub(crate) fn for_each(count: usize, work: impl Fn(usize) + Send + Sync) {
-    use rayon::prelude::*;
-    if count <= 1 || rayon::current_num_threads() == 1 {
-        (0..count).for_each(work);
+pub(crate) fn for_each(count: usize, work: impl Fn(usize) + Sync) {
+    let pool = CURRENT.with_borrow(|current| current.as_ref().filter(|(_, threads)| *threads > 1).map(|c| c.0.clone()));
+    match pool {
+        Some(shared) if count > 1 && count < TASKS as usize => shared.lead(count, &work),
+        _ => (0..count).for_each(work),
+    }
+}
+
+/// What `work(0..count)` returns, in order, made on the current pool.
+pub(crate) fn map<T: Send + Sync>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let results: Vec<OnceLock<T>> = (0..count).map(|_| OnceLock::new()).collect();
+    for_each(count, |i| drop(results[i].set(work(i))));
+    results.into_iter().filter_map(OnceLock::into_inner).collect()
+}
+
+/// Runs `work` on every `size` values with their number, on the current pool.
+pub(crate) fn for_each_chunk(values: &mut [f32], size: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    let count = values.len() / size;
+    let values = SharedOut::new(values);
+    // SAFETY: the parts are disjoint, and each belongs to one task.
+    for_each(count, |i| work(i, unsafe { values.slice(i * size..(i + 1) * size) }));
+}
+
+/// A job's function, called with its data and a task's number.
+type Call = unsafe fn(*const (), usize);
+
+/// What the threads of a pool share.
+#[derive(Default)]
+struct Shared {
+    /// One thread leads at a time.
+    leader: Mutex<()>,
+    /// The next task to take: the job's number and the task's. A worker takes one by raising it, which fails if the job
+    /// is no longer the one that it looked at.
+    next: AtomicU64,
+    count: AtomicUsize,
+    /// The job's [`Call`] and data, valid until `finished` is `count`.
+    call: AtomicPtr<()>,
+    data: AtomicPtr<()>,
+    finished: AtomicUsize,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    asleep: AtomicUsize,
+    sleepers: Mutex<Vec<thread::Thread>>,
+    stopped: AtomicBool,
+}
+
+impl Shared {
+    /// Does a job together with the workers.
+    fn lead<F: Fn(usize) + Sync>(&self, count: usize, work: &F) {
+        let _leader = match self.leader.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // The workers are busy, perhaps with the very task that asks.
+            Err(TryLockError::WouldBlock) => return (0..count).for_each(work),
+        };
+        /// # Safety
+        /// `data` must point to a living `F`.
+        unsafe fn call<F: Fn(usize)>(data: *const (), task: usize) {
+            // SAFETY: promised by the caller.
+            unsafe { (*data.cast::<F>())(task) }
+        }
+        let job = (self.next.load(Ordering::Relaxed) >> TASK_BITS) + 1;
+        // First nobody can take a task of either job; then the fields change; then tasks may be taken.
+        self.next.store(job << TASK_BITS | TASKS, Ordering::SeqCst);
+        self.finished.store(0, Ordering::Release);
+        self.count.store(count, Ordering::Release);
+        self.call.store(call::<F> as Call as *mut (), Ordering::Release);
+        self.data.store(std::ptr::from_ref(work).cast_mut().cast(), Ordering::Release);
+        self.next.store(job << TASK_BITS, Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) > 0 {
+            self.wake();
+        }
+        self.take_tasks();
+        let mut spins = 0;
+        while self.finished.load(Ordering::Acquire) < count {
+            spin(&mut spins);
+        }
+        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Does tasks of the present job until there are none.
+    fn take_tasks(&self) {
+        let mut seen = self.next.load(Ordering::Acquire);
+        loop {
+            let (task, count) = ((seen & TASKS) as usize, self.count.load(Ordering::Acquire));
+            if task >= count {
+                return;
+            }
+            let (call, data) = (self.call.load(Ordering::Acquire), self.data.load(Ordering::Acquire));
+            match self.next.compare_exchange_weak(seen, seen + 1, Ordering::SeqCst, Ordering::Acquire) {
+                Ok(_) => {
+                    // SAFETY: the exchange succeeded, so these are the fields of the job whose task was taken, and that job's
+                    // leader waits until the task is counted as finished. `call` holds a `Call` ever since the first job.
+                    let run = || unsafe { std::mem::transmute::<*mut (), Call>(call)(data, task) };
+                    if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+                        *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
+                    }
+                    self.finished.fetch_add(1, Ordering::Release);
+                    seen = self.next.load(Ordering::Acquire);
+                }
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    fn has_tasks(&self) -> bool {
+        (self.next.load(Ordering::SeqCst) & TASKS) < self.count.load(Ordering::SeqCst) as u64
+    }
+
+    /// The life of a worker.
+    fn work(&self) {
+        let mut spins = 0;
+        while !self.stopped.load(Ordering::SeqCst) {
+            if self.has_tasks() {
+                self.take_tasks();
+                spins = 0;
+            } else if spins < SPINS {
+                spins += 1;
+                spin_loop();
+            } else {
+                self.asleep.fetch_add(1, Ordering::SeqCst);
+                // Whoever brings a task after this look sees that someone is asleep.
+                if !self.has_tasks() && !self.stopped.load(Ordering::SeqCst) {
+                    thread::park();
+                }
+                self.asleep.fetch_sub(1, Ordering::SeqCst);
+                spins = 0;
+            }
+        }
+    }
+
+    fn wake(&self) {
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(thread::Thread::unpark);
+    }
+}
+
+/// Waits for another thread: at first busily, then leaving the core to it.
+fn spin(spins: &mut u32) {
+    *spins += 1;
+    if *spins < SPINS {
+        spin_loop();
     } else {
-        (0..count).into_par_iter().with_max_len(1).for_each(work);
+        thread::yield_now();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicU32;
 
     #[test]
     fn absurd_thread_counts_are_refused() {
         for threads in [0, 65, 10_000] {
             assert!(matches!(ThreadPool::new(threads), Err(Error::Input(_))));
         }
-        assert_eq!(ThreadPool::new(3).unwrap().install(rayon::current_num_threads), 3);
+        assert_eq!(ThreadPool::new(3).unwrap().install(current_threads), 3);
+        assert_eq!(current_threads(), 1, "outside of a pool");
+    }
+
+    #[test]
+    fn every_task_is_done_once() {
+        let pool = ThreadPool::new(4).unwrap();
+        for round in 0..3000 {
+            if round % 500 == 0 {
+                // long enough for the workers to fall asleep
+                thread::sleep(std::time::Duration::from_millis(5));
+            }
+            let done: Vec<AtomicU32> = (0..round % 23).map(|_| AtomicU32::new(0)).collect();
+            pool.install(|| for_each(done.len(), |i| _ = done[i].fetch_add(1, Ordering::Relaxed)));
+            assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1), "round {round}");
+        }
+    }
+
+    #[test]
+    fn results_come_in_order() {
+        let squares = ThreadPool::new(3).unwrap().install(|| map(100, |i| i * i));
+        assert!(squares.iter().enumerate().all(|(i, &square)| square == i * i));
+    }
+
+    #[test]
+    fn every_chunk_is_given_once() {
+        let mut values = vec![0.0; 12];
+        let number = |i: usize, chunk: &mut [f32]| chunk.fill(i as f32);
+        ThreadPool::new(2).unwrap().install(|| for_each_chunk(&mut values, 3, number));
+        assert_eq!(values, [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0]);
+    }
+
+    #[test]
+    fn work_within_work_and_two_users_at_once_are_served() {
+        let pool = ThreadPool::new(3).unwrap();
+        let sum = AtomicUsize::new(0);
+        let use_it = || {
+            let inner = |_| for_each(10, |i| _ = sum.fetch_add(i, Ordering::Relaxed));
+            (0..200).for_each(|_| pool.install(|| for_each(8, inner)));
+        };
+        thread::scope(|scope| (0..2).for_each(|_| drop(scope.spawn(use_it))));
+        assert_eq!(sum.into_inner(), 2 * 200 * 8 * 45);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = ThreadPool::new(3).unwrap();
+        for bad in [0, 5, 9] {
+            let run = || pool.install(|| for_each(10, |i| assert!(i != bad, "task {i}")));
+            let payload = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
+            assert_eq!(payload.downcast_ref::<String>(), Some(&format!("task {bad}")));
+            assert_eq!(pool.install(|| map(10, |i| i).len()), 10);
+        }
+        assert_eq!(current_threads(), 1);
     }
 }

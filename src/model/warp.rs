@@ -3,10 +3,10 @@
 //! A rotation moves the picture the same at every depth, so the controls alone tell where each pixel comes from.
 
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 
 use super::patch::FOCAL;
 use crate::Result;
+use crate::kernel::for_each_chunk;
 
 /// Colour channels of a frame.
 const RGB: usize = 3;
@@ -62,7 +62,7 @@ pub fn turn_back(cells: &Tensor, turns: &[[f32; 2]], side: usize) -> Result<Tens
     let middle = [width, height].map(|cells| (cells * side) as f32 / 2.0);
 
     let mut out = vec![0.0; height * width * frames * picture];
-    out.par_chunks_exact_mut(frames * picture).enumerate().for_each(|(cell, out)| {
+    let cell_at = |cell: usize, out: &mut [f32]| {
         let (residuals, last) = (&values[cell * channels + frames * picture..], (frames - 1) * picture);
         out[last..].copy_from_slice(&values[cell * channels + last..][..picture]);
         for (frame, [yaw, pitch]) in turns.iter().enumerate() {
@@ -80,6 +80,10 @@ pub fn turn_back(cells: &Tensor, turns: &[[f32; 2]], side: usize) -> Result<Tens
                 }
             }
         }
+    };
+    for_each_chunk(&mut out, width * frames * picture, |line, out| {
+        let cells = out.chunks_exact_mut(frames * picture).enumerate();
+        cells.for_each(|(column, out)| cell_at(line * width + column, out));
     });
     Ok(Tensor::from_vec(out, (height, width, frames * picture), cells.device())?)
 }

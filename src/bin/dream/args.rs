@@ -43,6 +43,15 @@ impl ModelArgs {
     }
 }
 
+/// Threads that each work on worlds of their own.
+///
+/// # Errors
+/// [`Error::Input`] when the system gives no threads.
+pub fn world_threads(threads: usize) -> Result<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| Error::input(format!("--threads: {e}")))
+}
+
 /// How a world of the model is run.
 #[derive(Clone, Copy, clap::Args)]
 pub struct WorldArgs {

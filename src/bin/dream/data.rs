@@ -7,7 +7,7 @@ use bevy_dream::dataset::{EpisodeConfig, HELD_OUT_SEED, write_dataset};
 use bevy_dream::voxel::PolicyKind;
 use bevy_dream::{Error, FrameSize, Result};
 
-use crate::args::seeds;
+use crate::args::{seeds, world_threads};
 use crate::output::progress;
 
 /// Write training episodes of the teacher world
@@ -54,10 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let config =
         EpisodeConfig { size: args.size, ticks: args.ticks, policy: args.policy.clone(), richness: args.richness };
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(args.threads)
-        .build()
-        .map_err(|e| Error::input(format!("--threads: {e}")))?;
+    let pool = world_threads(args.threads)?;
     let bar = progress(args.seeds.end - args.seeds.start, "episodes");
     pool.install(|| write_dataset(args.seeds.clone(), &config, &args.out, |n| bar.inc(n)))?;
     bar.finish();

@@ -9,7 +9,7 @@ use bevy_dream::eval::{EvalOptions, Report, evaluate, parse_prompts};
 use bevy_dream::{Error, Result};
 use serde_json::Value;
 
-use crate::args::{ModelArgs, WorldArgs, seeds};
+use crate::args::{ModelArgs, WorldArgs, seeds, world_threads};
 use crate::output::{progress, say};
 
 /// Measure a model against the teacher, on worlds it was never trained on
@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(folder) = &args.sheets {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
     }
-    let (pool, model) = args.model.load()?;
+    let (_, model) = args.model.load()?;
     let options = EvalOptions {
         seeds: args.seeds.clone(),
         prompts,
@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
         sheets: args.sheets.clone(),
     };
     let bar = progress(1000, "‰");
-    let report = pool.install(|| {
+    let report = world_threads(args.model.threads())?.install(|| {
         evaluate(Arc::clone(&model), &options, &|what, share| {
             bar.set_message(what.to_owned());
             bar.set_position((share * 1000.0) as u64);
