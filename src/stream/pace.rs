@@ -37,13 +37,13 @@ impl Pace {
         self.horizon?.checked_sub(lead)
     }
 
-    /// Notes a chunk that took `step` and is ready at `now`. Returns when its first frame is due: after the chunk
-    /// before it, or now when that has run out.
-    pub fn ready(&mut self, step: Duration, now: Instant) -> Instant {
+    /// Notes a chunk that is ready at `now`. Returns when its first frame is due: after the chunk before it, or now when
+    /// that has run out. `step` is how long it took, if the next will take as long: a world's first chunk takes longer.
+    pub fn ready(&mut self, step: Option<Duration>, now: Instant) -> Instant {
         if self.steps.len() == REMEMBERED {
             self.steps.pop_front();
         }
-        self.steps.push_back(step);
+        self.steps.extend(step);
         let due = self.horizon.map_or(now, |horizon| horizon.max(now));
         self.horizon = Some(due + self.chunk_time);
         due
@@ -66,29 +66,39 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new(2, 20.0);
         assert_eq!(pace.begin_at(), None, "the first chunk is made at once");
-        assert_eq!(pace.ready(50 * MS, start), start);
+        assert_eq!(pace.ready(Some(50 * MS), start), start);
         assert_eq!(pace.begin_at(), Some(start + 35 * MS), "65 ms before the 100 ms run out");
-        assert_eq!(pace.ready(50 * MS, start + 85 * MS), start + 100 * MS);
-        assert_eq!(pace.ready(50 * MS, start + 185 * MS), start + 200 * MS, "chunks follow without a gap");
+        assert_eq!(pace.ready(Some(50 * MS), start + 85 * MS), start + 100 * MS);
+        assert_eq!(pace.ready(Some(50 * MS), start + 185 * MS), start + 200 * MS, "chunks follow without a gap");
+    }
+
+    #[test]
+    fn a_first_chunk_tells_nothing_about_the_next() {
+        let start = Instant::now();
+        let mut pace = Pace::new(2, 20.0);
+        assert_eq!(pace.ready(None, start), start);
+        assert_eq!(pace.begin_at(), None, "how long the second takes is not known yet");
+        assert_eq!(pace.ready(Some(50 * MS), start + 50 * MS), start + 100 * MS);
+        assert_eq!(pace.begin_at(), Some(start + 135 * MS));
     }
 
     #[test]
     fn a_slow_model_shows_at_once_and_does_not_run_after_lost_time() {
         let start = Instant::now();
         let mut pace = Pace::new(2, 20.0);
-        pace.ready(300 * MS, start);
+        pace.ready(Some(300 * MS), start);
         assert!(pace.begin_at().unwrap() <= start);
-        assert_eq!(pace.ready(300 * MS, start + 300 * MS), start + 300 * MS);
-        assert_eq!(pace.ready(10 * MS, start + 310 * MS), start + 400 * MS);
+        assert_eq!(pace.ready(Some(300 * MS), start + 300 * MS), start + 300 * MS);
+        assert_eq!(pace.ready(Some(10 * MS), start + 310 * MS), start + 400 * MS);
     }
 
     #[test]
     fn a_restart_forgets_what_was_to_be_shown() {
         let start = Instant::now();
         let mut pace = Pace::new(2, 20.0);
-        pace.ready(10 * MS, start);
+        pace.ready(Some(10 * MS), start);
         pace.restart();
         assert_eq!(pace.begin_at(), None);
-        assert_eq!(pace.ready(10 * MS, start + 10 * MS), start + 10 * MS);
+        assert_eq!(pace.ready(Some(10 * MS), start + 10 * MS), start + 10 * MS);
     }
 }

@@ -261,7 +261,7 @@ impl Dreaming {
             Ok((chunk, frames.iter().map(crate::Frame::to_rgba).collect()))
         })?;
         let ready = Instant::now();
-        let due = self.pace.ready(ready - sampled, ready);
+        let due = self.pace.ready((chunk.index > 0).then_some(ready - sampled), ready);
         let info = ChunkInfo {
             world: self.worker.world.load(Ordering::Acquire),
             index: chunk.index,
