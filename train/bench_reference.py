@@ -65,7 +65,7 @@ class Step(nn.Module):
         self.rope = rope_tables(h, w, dit.c.dit.width // dit.c.dit.heads)
 
     def forward(self, x, before, tau, controls, text, *biases):
-        cond = self.dit.condition(tau, controls, text)
+        cond = self.dit.condition(tau, controls, torch.zeros(1), text)
         h = self.trunk(self.dit.patch_in(torch.cat([x, before], -1)), cond, self.rope, biases)
         shift, scale = self.dit.ada_out(cond).unsqueeze(-2).chunk(2, -1)
         return self.dit.patch_out(rms_norm(h) * (1 + scale) + shift)
@@ -90,7 +90,7 @@ class Chunk(nn.Module):
         z = rms_norm(x)
         frames = self.decode(z, past_controls, controls)
         rgba = F.pad(((frames.clamp(-1, 1) + 1) * 127.5).byte(), (0, 0, 0, 0, 0, 1), value=255).permute(0, 2, 3, 1).contiguous()
-        cond = dit.condition(torch.full((1,), 1 - c.context_noise), controls, text)
+        cond = dit.condition(torch.full((1,), 1 - c.context_noise), controls, torch.zeros(1), text)
         self.step.trunk(dit.patch_in(torch.cat([z, before], -1)), cond, self.step.rope, biases, max(c.dit.temporal))
         return rgba
 

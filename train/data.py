@@ -45,25 +45,40 @@ class Episodes:
         """Every distinct caption."""
         return sorted({t for e in self.items for c in e["json"].get("captions", []) for t in c["texts"]} | {""})
 
-    def clips(self, rng, batch, chunks, per_chunk=2, mirror=True):
-        """A random batch: frames uint8 [B, T, F, 3, H, W], controls float32 [B, T, F, 8], captions [B][T] (str).
+    def clips(self, rng, batch, chunks, per_chunk=2, mirror=True, cut=0.0):
+        """A random batch: frames uint8 [B, T, F, 3, H, W], controls float32 [B, T, F, 8], captions [B][T] (str) and
+        pitch [B, T]: the camera's at the end of each chunk, in radians since the start of the episode.
 
-        The first frame's controls lead to a frame outside of the clip, so they are not used but kept.
+        The first frame's controls lead to a frame outside of the clip, so they are not used but kept. A share `cut` of
+        the clips goes on, from some chunk, as another clip: so a model learns to leave its past when the
+        caption asks for another place.
         """
-        frames, controls, captions = [], [], []
         n = chunks * per_chunk
         starts = np.array([max(0, len(e["frames.npy"]) - n + 1) for e in self.items])
         if not starts.any():
             raise SystemExit(f"error: no episode has {n} frames: record longer ones")
-        for i in rng.choice(len(self.items), batch, p=starts / starts.sum()):
-            e, at = self.items[i], rng.integers(starts[i])
-            f, a = e["frames.npy"][at : at + n], e["actions.npy"][at : at + n].copy()
-            if mirror and rng.random() < 0.5:
-                f, a = f[:, :, ::-1], a * MIRROR[: a.shape[1]]
-            frames.append(np.ascontiguousarray(f.transpose(0, 3, 1, 2)).reshape(chunks, per_chunk, *f.shape[3:], *f.shape[1:3]))
-            controls.append(a.reshape(chunks, per_chunk, -1))
-            captions.append(self._captions(e["json"], at, n, per_chunk, rng))
-        return torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(controls)), captions
+        chosen = rng.choice(len(self.items), batch, p=starts / starts.sum())
+        clips = [self.clip(i, rng.integers(starts[i]), chunks, per_chunk, rng, mirror and rng.random() < 0.5) for i in chosen]
+        frames, controls, captions, pitches = zip(*clips)
+        frames, controls, pitches = (torch.from_numpy(np.stack(v)) for v in (frames, controls, pitches))
+        captions = list(captions)
+        if cut and chunks > 1:
+            others = self.clips(rng, batch, chunks, per_chunk, mirror)
+            for i in np.flatnonzero(rng.random(batch) < cut):
+                at = rng.integers(1, chunks)
+                for clip, other in zip((frames, controls, captions, pitches), others):
+                    clip[i][at:] = other[i][at:]
+        return frames, controls, captions, pitches
+
+    def clip(self, i, at, chunks, per_chunk, rng, mirror):
+        """The clip of episode `i` from frame `at` on, mirrored or not: as `clips`, of one."""
+        e, n = self.items[i], chunks * per_chunk
+        f, a = e["frames.npy"][at : at + n], e["actions.npy"][at : at + n].copy()
+        if mirror:
+            f, a = f[:, :, ::-1], a * MIRROR[: a.shape[1]]
+        frames = np.ascontiguousarray(f.transpose(0, 3, 1, 2)).reshape(chunks, per_chunk, *f.shape[3:], *f.shape[1:3])
+        pitch = np.float32(np.pi / 180) * e["actions.npy"][: at + n, 5].cumsum()[at + per_chunk - 1 :: per_chunk]
+        return frames, a.reshape(chunks, per_chunk, -1), self._captions(e["json"], at, n, per_chunk, rng), pitch
 
     @staticmethod
     def _captions(meta, at, n, per_chunk, rng):

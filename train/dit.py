@@ -16,11 +16,13 @@ from model import DiT, rms_norm, rollout
 from text import TextEncoder
 from vcn import psnr
 
-# what a step sees: its share of the draws, chunks a clip, clips (of --batch 4), noisy copies of each.
-# Many short clips teach fastest, long ones the memory, single chunks how a world begins.
-MIX = [(0.35, 6, 4, 2), (0.15, 20, 2, 2), (0.5, 1, 16, 4)]
+# what a step sees: its share of the draws, chunks a clip, clips (of --batch 4), noisy copies of each, and at most how
+# many more passes with the model's own predictions as the past. Many short clips teach fastest, long ones the memory,
+# single chunks how a world begins.
+MIX = [(0.35, 6, 4, 2, 3), (0.1, 20, 2, 2, 8), (0.55, 1, 16, 4, 0)]
+CUT = 0.25  # of the clips change the place with the caption
+UNPROMPTED = 0.1  # of the clips, for guidance
 CONTEXT_NOISE = 0.25  # the past is remembered at levels 1 - 0.25 to 1
-OWN_PASSES = 3  # at most, of a clip with the model's own predictions as its past
 
 
 def flops(c, chunks, copies, n=64):
@@ -49,16 +51,39 @@ class Batches:
         self.vcn, self.captions, self.rng, self.device = vcn, captions, rng, device
 
     @torch.no_grad()
-    def draw(self, episodes, batch, chunks, mirror=True):
-        frames, controls, captions = episodes.clips(self.rng, batch, chunks, mirror=mirror)
+    def draw(self, episodes, batch, chunks, **how):
+        frames, controls, captions, pitch = episodes.clips(self.rng, batch, chunks, **how)
         x, a = to_float(frames).to(self.device), controls.to(self.device)
         grid = (x.shape[-2] // self.vcn.c.patch, x.shape[-1] // self.vcn.c.patch)
-        return x, self.vcn.encode(x, a), a, self.captions(captions).to(self.device), grid
+        return x, self.vcn.encode(x, a), a, pitch.to(self.device), self.captions(captions).to(self.device), grid
 
 
 def noised(x, tau):
     tau = tau[..., None, None]
     return tau * x + (1 - tau) * torch.randn_like(x)
+
+
+def draw_kind(rng):
+    """One of MIX, as often as it says."""
+    return MIX[rng.choice(len(MIX), p=[m[0] for m in MIX])]
+
+
+def regression(model, z, past, controls, pitch, text, h, w, copies):
+    """The error of `copies` noisy copies of the latents z [B, T, N, C] with this past, their first predictions and the mean
+    error from pure noise."""
+    chunks = z.shape[1]
+    text = torch.where(torch.rand(len(z), 1, 1) < UNPROMPTED, 0.0, text)
+    context_tau = 1 - CONTEXT_NOISE * torch.rand(z.shape[:2])
+    tau = torch.rand(copies * len(z), chunks) ** 1.3
+    tau[: len(z)][torch.rand(len(z), chunks) < 0.5] = 0
+    target = z.repeat(copies, 1, 1, 1)
+    clean = model(noised(past, context_tau), context_tau, noised(target, tau), tau, controls, pitch, text, h, w).float()
+    error = (clean - target).square().mean((2, 3))
+    weight = torch.ones_like(error)
+    if chunks > 1:
+        weight[:, 0] = 0.5
+    loss = (error * weight).sum() / weight.sum()
+    return loss, clean[: len(z)].detach(), error[: len(z)][tau[: len(z)] == 0].mean().item()
 
 
 @torch.no_grad()
@@ -70,12 +95,12 @@ def evaluate(dit, batches, held_out, clips=12):
     errors, turns, first, mse, copy = [], [], [], [], []
     level = 1 - dit.c.context_noise
     for _ in range(clips // 4):
-        x, z, a, text, (h, w) = batches.draw(held_out, 4, 6, mirror=False)
+        x, z, a, pitch, text, (h, w) = batches.draw(held_out, 4, 6, mirror=False)
         context_tau = torch.full(z.shape[:2], level)
         context = noised(z, context_tau)
         noisy, tau = torch.randn_like(z), 0.0
         for after in [(i + 1) / dit.c.steps for i in range(dit.c.steps)]:
-            clean = dit(context, context_tau, noisy, torch.full(z.shape[:2], tau), a, text, h, w)
+            clean = dit(context, context_tau, noisy, torch.full(z.shape[:2], tau), a, pitch, text, h, w)
             if tau == 0:
                 e = (clean - z).square().mean((2, 3))
                 errors.append(e[:, 2:].flatten())
@@ -107,11 +132,11 @@ def sheet(dit, batches, held_out, path, chunks=20):
     from PIL import Image
 
     rng, batches.rng = batches.rng, np.random.default_rng(3)
-    x, z, a, text, (h, w) = batches.draw(held_out, 4, chunks, mirror=False)
+    x, z, a, pitch, text, (h, w) = batches.draw(held_out, 4, chunks, mirror=False)
     batches.rng = rng
     g = torch.Generator().manual_seed(0)
     noise, eps = (torch.randn(z.shape, generator=g) for _ in range(2))
-    out = rollout(dit, z[:, :2], a, text, noise, eps, h, w)
+    out = rollout(dit, z[:, :2], a, pitch, text, noise, eps, h, w)
     y = batches.vcn.decode(out, a, h, w).clamp(-1, 1)
     pick = [0, 1, 2, 3, 4, 6, 8, 11, 15, 19]
     rows = [torch.cat([v[i, t, 1] for t in pick if t < chunks], -1) for i in range(len(x)) for v in (x, y)]
@@ -143,12 +168,11 @@ def main():
     passes = 0
     while run.running():
         if passes == 0:
-            _, chunks, clips, copies = MIX[shared.choice(len(MIX), p=[m[0] for m in MIX])]
+            _, chunks, clips, copies, own_passes = draw_kind(shared)
             clips = max(1, round(clips * args.batch / 4 / world.size))
-            _, z, a, text, (h, w) = batches.draw(pick(sets, rng), clips, chunks)
-            text = torch.where(torch.rand(len(z), 1, 1) < 0.1, 0.0, text)
+            _, z, a, pitch, text, (h, w) = batches.draw(pick(sets, rng), clips, chunks, cut=CUT)
             past = z
-            passes = 1 + (shared.integers(OWN_PASSES + 1) if chunks > 1 and run.progress > 0.25 else 0)
+            passes = 1 + (shared.integers(own_passes + 1) if run.progress > 0.1 else 0)
         else:
             # the same clips once more, with the past (or a part) as the model itself saw it: against drift. A pass
             # builds on the pass before, so errors pile up as they do when walking. The start has no past: it stays true.
@@ -156,19 +180,10 @@ def main():
             own[:, 0] = False
             past = torch.where(own[..., None, None], again, z)
         passes -= 1
-        context_tau = 1 - CONTEXT_NOISE * torch.rand(z.shape[:2])
-        tau = torch.rand(copies * len(z), chunks) ** 1.3
-        tau[: len(z)][torch.rand(len(z), chunks) < 0.5] = 0
         model = forward if (h, w) == (c.height // c.patch, c.width // c.patch) else dit  # one size is compiled
-        target = z.repeat(copies, 1, 1, 1)
-        clean = model(noised(past, context_tau), context_tau, noised(target, tau), tau, a, text, h, w)
-        error = (clean - target).square().mean((2, 3))
-        weight = torch.ones_like(error)
-        if chunks > 1:
-            weight[:, 0] = 0.5
-        loss = (error * weight).sum() / weight.sum()
-        again = rms_norm(clean[: len(z)].detach())
-        noise = error[: len(z)][tau[: len(z)] == 0].mean().item()
+        with world.precision():
+            loss, clean, noise = regression(model, z, past, a, pitch, text, h, w, copies)
+        again = rms_norm(clean)
         run.update(loss, flops(c, chunks * clips * world.size, copies), {"loss": loss.item(), "noise": noise, "chunks": chunks})
         if run.step % 400 == 0 and world.rank == 0:
             figures = {f"held_{k}": v for k, v in evaluate(run.ema, batches, held_out).items()}

@@ -23,6 +23,11 @@ class World:
         if self.size > 1:
             dist.init_process_group("nccl" if cuda else "gloo")
 
+    def precision(self):
+        """A context whose products are bfloat16 where the processor does those faster (twice here), else float32."""
+        fast = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
+
     def sum(self, tensors):
         """Sums the tensors over all processes, in place and in one message."""
         if self.size > 1:
@@ -72,7 +77,9 @@ class Optimizer:
             if i % self.world.size == self.world.rank:
                 g = p.grad.lerp(m, 0.95).flatten(1)
                 # the update's RMS is 0.2 of the learning rate, Adam's usual (Moonlight, Liu et al. 2025)
-                update = (orthogonalize(g) * 0.2 * max(g.shape) ** 0.5).view_as(p)
+                with self.world.precision():
+                    factor = orthogonalize(g).float()
+                update = (factor * 0.2 * max(g.shape) ** 0.5).view_as(p)
             updates.append(update)
         self.world.sum(updates)
         torch._foreach_add_([p.data for p in self.matrices], updates, alpha=-self.lr * scale)
@@ -98,14 +105,14 @@ class Run:
 
     The schedule goes by the minutes spent training, over all sittings: a warm-up, constant to 60 % of `minutes`, then
     down to 2 %. `state.pt` is written every five minutes and at the end; the same command resumes from it. A new run
-    begins with the weights of `start`, if given.
+    begins with the weights of `start`, if given. `also` names whatever else is to be found again, with a state dict.
     """
 
-    def __init__(self, folder, model, args, world, lr, start=None):
+    def __init__(self, folder, model, args, world, lr, start=None, also=None):
         self.folder, self.model, self.args, self.world = Path(folder), model, args, world
         if start is not None:
             model.load_state_dict(start.state_dict())
-        self.optimizer = Optimizer(model, world, lr)
+        self.optimizer, self.also = Optimizer(model, world, lr), also or {}
         self.ema = copy.deepcopy(model).requires_grad_(False)
         self.step, self.elapsed, self.flops = 0, 0.0, 0.0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +122,8 @@ class Run:
             model.load_state_dict(s["model"])
             self.ema.load_state_dict(s["ema"])
             self.optimizer.load_state_dict(s["optimizer"])
+            for name, thing in self.also.items():
+                thing.load_state_dict(s[name])
             self.step, self.elapsed, self.flops = s["step"], s["elapsed"], s["flops"]
         self.begin = self.saved = time.time()
         self.before, self.flops_before, self.first_step = self.elapsed, self.flops, self.step
@@ -129,11 +138,14 @@ class Run:
         self.progress = mean.item()
         return self.progress < 1
 
+    def rate(self):
+        """The present share of the base learning rate."""
+        return min(1, (self.step + 1 - self.first_step) / 20, max(0.02, (1 - self.progress) / 0.4))
+
     def update(self, loss, flops, parts):
         """Backpropagates, steps, logs; `flops` were spent over all processes, `parts` are named figures to print."""
         loss.backward()
-        rate = min(1, (self.step + 1 - self.first_step) / 20, max(0.02, (1 - self.progress) / 0.4))
-        norm = self.optimizer.step(rate)
+        norm = self.optimizer.step(self.rate())
         with torch.no_grad():
             decay = min(0.99, self.step / (self.step + 10))
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
@@ -158,7 +170,8 @@ class Run:
         self.saved = time.time()
         if self.world.rank == 0:
             s = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "step": self.step, "elapsed": self.elapsed, "flops": self.flops}  # fmt: skip
+                 "step": self.step, "elapsed": self.elapsed, "flops": self.flops,
+                 **{name: thing.state_dict() for name, thing in self.also.items()}}  # fmt: skip
             torch.save(s, self.folder / "state.tmp")
             os.replace(self.folder / "state.tmp", self.folder / "state.pt")
 

@@ -66,14 +66,15 @@ def fixture(folder, model=None):
     a[..., 2:4] = (torch.rand(1, chunks, 1, 2) > 0.7).float()
     a[..., 4] = 6 * torch.randn(1, chunks // 4, 1).repeat_interleave(4, 1).clamp(-1, 1)
     a[..., 5] = torch.randn(1, chunks, 1)
+    pitch = torch.deg2rad(a[..., 5].flatten(1).cumsum(1)[:, f - 1 :: f])
     text = torch.randn(1, 2, c.text).repeat_interleave(chunks // 2, 1)
     text = text / text.norm(dim=-1, keepdim=True)
     noise, eps = torch.randn(1, chunks, h * w, c.latent), torch.randn(1, chunks, h * w, c.latent)
     with torch.no_grad():
         first = vcn.encode(frames, a[:, :seen])
-        latents = rollout(dit, first, a, text, noise, eps, h, w)
-        a3, text3, noise3, eps3 = (v[:, :3] for v in (a, text, noise, eps))
-        alone = rollout(dit, first[:, :0], a3, text3, noise3, eps3, h, w)
+        latents = rollout(dit, first, a, pitch, text, noise, eps, h, w)
+        a3, pitch3, text3, noise3, eps3 = (v[:, :3] for v in (a, pitch, text, noise, eps))
+        alone = rollout(dit, first[:, :0], a3, pitch3, text3, noise3, eps3, h, w)
         case = {
             "frames": frames[0], "controls": a[0], "text": text[0], "noise": noise[0], "context_eps": eps[0],
             "encoded": first[0], "latents": latents[0], "decoded": vcn.decode(latents, a, h, w)[0],

@@ -141,6 +141,10 @@ class Flow(nn.Module):
 
     def forward(self, motion, pos, focal):
         """motion [..., S, MOTION] to each of S slots -> bias [..., heads, N, S, N]."""
+        with torch.autocast(pos.device.type, enabled=False):  # a small difference of large numbers
+            return self.bias(motion, pos, focal)
+
+    def bias(self, motion, pos, focal):
         x, y = pos.unbind(-1)
         basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], -1)
         shift = torch.einsum("...sm,hmbc,nb->...hnsc", motion, self.weight, basis)
@@ -358,7 +362,7 @@ class DiT(nn.Module):
         width = c.dit.width
         self.patch_in = nn.Linear(3 * c.latent, width)
         self.tau_in = nn.Linear(32, width)
-        self.control_in = nn.Linear(c.controls * c.frames_per_chunk, width)
+        self.control_in = nn.Linear(c.controls * c.frames_per_chunk + 1, width)  # and the pitch
         self.text_in = nn.Linear(c.text, width)
         self.cond = nn.Linear(width, c.cond)
         self.blocks = Trunk(c.dit, c.cond)
@@ -369,31 +373,34 @@ class DiT(nn.Module):
         nn.init.normal_(self.patch_out.weight, std=0.02)
         nn.init.zeros_(self.patch_out.bias)
 
-    def condition(self, tau, controls, text):
-        """tau [..., T], controls [..., T, F, 8], text [..., T, text] -> [..., T, cond]."""
+    def condition(self, tau, controls, pitch, text):
+        """tau [..., T], controls [..., T, F, 8], pitch [..., T], text [..., T, text] -> [..., T, cond]."""
         angles = tau[..., None] * math.pi * 2.0 ** (torch.arange(16, device=tau.device) / 3)
         features = self.tau_in(torch.cat([angles.cos(), angles.sin()], -1))
-        features = features + self.control_in(control_features(controls)) + self.text_in(text * text.shape[-1] ** 0.5)
+        steering = torch.cat([control_features(controls), pitch[..., None]], -1)
+        features = features + self.control_in(steering) + self.text_in(text * text.shape[-1] ** 0.5)
         return F.silu(self.cond(F.silu(features)))
 
     def geometry(self, controls, h, w):
         pos, focal = grid_positions(h, w, self.c.patch, controls.device)
         return rope_tables(h, w, self.c.dit.width // self.c.dit.heads, controls.device), camera(controls), pos, focal
 
-    def forward(self, context, context_tau, noisy, tau, controls, text, h, w):
+    def forward(self, context, context_tau, noisy, tau, controls, pitch, text, h, w):
         """Teacher forcing with two streams.
 
         context [B, T, N, C]: the past as remembered at level context_tau [B, T]; noisy [K*B, T, N, C]: K copies of the
-        same clips at levels tau [K*B, T], each of which sees `context` before it. -> clean latents [K*B, T, N, C].
+        same clips at levels tau [K*B, T], each of which sees `context` before it; pitch [B, T]: the camera's at the end
+        of each chunk, in radians since the world began: the horizon, which a blurred past no longer tells.
+        -> clean latents [K*B, T, N, C].
         """
         b, copies = len(context), len(noisy) // len(context)
         before = [F.pad(context, (0, 0, 0, 0, n, 0))[:, :-n] for n in (1, 2)]
         x = torch.cat([context, noisy])
         x = torch.cat([x] + [p.repeat(1 + copies, 1, 1, 1) for p in before], -1)
         repeat = lambda a: a.repeat(1 + copies, *[1] * (a.dim() - 1))  # noqa: E731
-        cond = self.condition(torch.cat([context_tau, tau]), repeat(controls), repeat(text))
+        cond = self.condition(torch.cat([context_tau, tau]), repeat(controls), repeat(pitch), repeat(text))
         rope, cam, pos, focal = self.geometry(controls, h, w)
-        x = self.blocks(self.patch_in(x), cond, rope, cam, pos, focal, clean=b)
+        x = self.blocks(self.patch_in(x).float(), cond, rope, cam, pos, focal, clean=b)
         shift, scale = self.ada_out(cond[b:]).unsqueeze(-2).chunk(2, -1)
         return self.patch_out(modulate(x, shift, scale))
 
@@ -404,10 +411,10 @@ def sample_levels(steps):
 
 
 @torch.no_grad()
-def rollout(dit: DiT, first, controls, text, noise, context_eps, h, w):
+def rollout(dit: DiT, first, controls, pitch, text, noise, context_eps, h, w):
     """Reference sampler, without a cache: continues `first` [B, P, N, C] to T chunks (P may be 0).
 
-    controls [B, T, F, 8], text [B, T, text], noise and context_eps [B, T, N, C]. Deterministic (DDIM, Song et al. 2021):
+    controls [B, T, F, 8], pitch [B, T], text [B, T, text], noise and context_eps [B, T, N, C]. Deterministic (DDIM, Song et al. 2021):
     x moves on the line between its noise and the present prediction. Finished latents are put back on their unit-RMS
     sphere and remembered at level 1 - context_noise. -> latents [B, T, N, C].
     """
@@ -424,7 +431,7 @@ def rollout(dit: DiT, first, controls, text, noise, context_eps, h, w):
             tau = torch.cat([level[:, :t], torch.full((len(x), 1), now)], 1)
 
             def predict(text):
-                return dit(context, level, context, tau, controls[:, : t + 1], text[:, : t + 1], h, w)[:, -1]
+                return dit(context, level, context, tau, controls[:, : t + 1], pitch[:, : t + 1], text[:, : t + 1], h, w)[:, -1]
 
             clean = predict(text)
             if t == 0 and c.first_guidance > 1:

@@ -50,7 +50,7 @@ def evaluate(model, episodes, device, clips=24):
     rng = np.random.default_rng(1)
     rows = []
     for _ in range(clips // 4):
-        frames, controls, _ = episodes.clips(rng, 4, 4, mirror=False)
+        frames, controls, *_ = episodes.clips(rng, 4, 4, mirror=False)
         x, a = to_float(frames).to(device), controls.to(device)
         h, w = x.shape[-2] // model.c.patch, x.shape[-1] // model.c.patch
         y = model.decode(model.encode(x, a), a, h, w).clamp(-1, 1)
@@ -86,7 +86,7 @@ def main():
     batch = args.batch // world.size
 
     while run.running():
-        frames, a, _ = pick(sets, rng).clips(rng, batch, args.chunks)
+        frames, a, *_ = pick(sets, rng).clips(rng, batch, args.chunks)
         x, a = to_float(frames).to(world.device), a.to(world.device)
         h, w = x.shape[-2] // c.patch, x.shape[-1] // c.patch
         z = model.encode(x, a)

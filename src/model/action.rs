@@ -70,6 +70,11 @@ impl Camera {
             .map(|v| v as f32)
     }
 
+    /// Radians, up positive, since the world began.
+    pub fn pitch(&self) -> f32 {
+        self.pitch as f32
+    }
+
     /// The camera as numbers, for a saved state.
     pub fn to_array(&self) -> [f64; 5] {
         [self.yaw, self.pitch, self.x, self.z, self.jumps]

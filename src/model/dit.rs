@@ -4,6 +4,7 @@ use std::f32::consts::PI;
 
 use candle_core::{D, Tensor};
 
+use super::action::Camera;
 use super::config::Config;
 use super::patch::Grid;
 use super::trunk::{Recall, Trunk};
@@ -34,7 +35,7 @@ impl DiT {
         Ok(Self {
             patch_in: vars.linear("patch_in", 3 * c.latent, width)?,
             tau_in: vars.linear("tau_in", 2 * FREQUENCIES, width)?,
-            control_in: vars.linear("control_in", CONTROL_DIM * c.frames_per_chunk, width)?,
+            control_in: vars.linear("control_in", CONTROL_DIM * c.frames_per_chunk + 1, width)?,
             text_in: vars.linear("text_in", c.text, width)?,
             cond: vars.linear("cond", width, c.cond)?,
             blocks: Trunk::load(&vars.pp("blocks").sized_by("dit in config.json"), &c.dit, c.cond)?,
@@ -48,10 +49,13 @@ impl DiT {
         &self.blocks
     }
 
-    /// What text `[text]` and the features of the controls tell about a chunk.
-    pub fn prompt(&self, text: &Tensor, controls: &Tensor) -> Result<Tensor> {
+    /// What text `[text]`, the features of the controls and the camera tell about a chunk. Its pitch since the world began
+    /// says where the horizon is, which a blurred past no longer does.
+    pub fn prompt(&self, text: &Tensor, controls: &Tensor, camera: &Camera) -> Result<Tensor> {
+        let pitch = Tensor::new(&[[camera.pitch()]], controls.device())?;
+        let controls = Tensor::cat(&[controls, &pitch], 1)?;
         let text = (text.unsqueeze(0)? * (text.dim(D::Minus1)? as f64).sqrt())?;
-        Ok((self.text_in.forward(&text, Activation::None)? + self.control_in.forward(controls, Activation::None)?)?)
+        Ok((self.text_in.forward(&text, Activation::None)? + self.control_in.forward(&controls, Activation::None)?)?)
     }
 
     /// The clean latent that `x` at signal level `tau` comes from, both `[tokens, latent]`.

@@ -113,7 +113,7 @@ impl World {
         let controls = control_features(controls, &networks.device)?;
         let recall = networks.vcn.decoder().recall(&self.past.decoder, &camera, &self.decoder_grid)?;
         let decoder = networks.vcn.remember(&latent, &controls, &self.decoder_grid, &recall)?;
-        let prompt = networks.dit.prompt(&self.text, &controls)?;
+        let prompt = networks.dit.prompt(&self.text, &controls, &camera)?;
         self.remember(Pending { latent, prompt, camera, decoder }, noise)
     }
 
@@ -127,11 +127,11 @@ impl World {
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
         let (turns, controls) = (turns(controls), control_features(controls, &networks.device)?);
-        let prompt = networks.dit.prompt(&self.text, &controls)?;
+        let prompt = networks.dit.prompt(&self.text, &controls, &camera)?;
         let known = self.past.chunk(&networks, &camera, &prompt, &self.dit_grid)?;
         let Settings { steps, first_steps, first_guidance, .. } = self.settings;
         let latent = if self.past.empty && first_guidance > 1.0 {
-            let prompt = networks.dit.prompt(&self.text.zeros_like()?, &controls)?;
+            let prompt = networks.dit.prompt(&self.text.zeros_like()?, &controls, &camera)?;
             let unprompted = self.past.chunk(&networks, &camera, &prompt, &self.dit_grid)?;
             sample(noise, first_steps, |x, tau| {
                 let [with, without] = [&known, &unprompted].map(|chunk| networks.dit.denoise(x, tau, chunk));
