@@ -82,21 +82,34 @@ impl FromStr for DeviceChoice {
 /// [`Error::Model`] when the folder holds no model that can be run, with the reason; [`Error::Io`] when a file cannot
 /// be read; [`Error::Input`] when the device is not there.
 pub fn load(folder: impl AsRef<Path>, device: DeviceChoice) -> Result<Arc<dyn WorldModel>> {
+    let folder = folder.as_ref();
+    match family(folder)?.as_str() {
+        "dream" => Ok(Arc::new(Dream::load(folder, &device.open()?)?)),
+        "taehv" => Err(Error::model(folder, "a codec of latents, no world of its own")),
+        other => Err(unknown_family(folder, other)),
+    }
+}
+
+/// The family that a folder's `config.json` states.
+///
+/// # Errors
+/// [`Error::Model`] when there is no such folder or its config states none, [`Error::Io`] when it has no config.
+pub fn family(folder: &Path) -> Result<String> {
     #[derive(Deserialize)]
     struct Sniff {
         family: String,
     }
-    let folder = folder.as_ref();
     if !folder.is_dir() {
         return Err(Error::model(folder, "there is no such folder"));
     }
     let path = folder.join("config.json");
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let Sniff { family } = serde_json::from_str(&text).map_err(|e| Error::model(&path, e.to_string()))?;
-    match family.as_str() {
-        "dream" => Ok(Arc::new(Dream::load(folder, &device.open()?)?)),
-        other => Err(Error::model(path, format!("of the unknown family '{other}'"))),
-    }
+    let sniff: Sniff = serde_json::from_str(&text).map_err(|e| Error::model(&path, e.to_string()))?;
+    Ok(sniff.family)
+}
+
+pub(crate) fn unknown_family(folder: &Path, family: &str) -> Error {
+    Error::model(folder.join("config.json"), format!("of the unknown family '{family}'"))
 }
 
 #[cfg(test)]

@@ -85,6 +85,16 @@ impl<'a> Vars<'a> {
         Vars { section, ..self }
     }
 
+    /// The shape of a tensor, for sizes that no config states.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it is missing.
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        let (weights, name) = (self.weights, format!("{}{name}", self.prefix));
+        let view = weights.file.get(&name).map_err(|_| weights.error(format!("'{name}' is missing")))?;
+        Ok(view.shape().to_vec())
+    }
+
     /// Takes a tensor.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod play;
 mod playback;
 mod render;
 mod replay;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -35,6 +36,7 @@ enum Command {
     Bench(bench::Args),
     Eval(eval::Args),
     Inspect(inspect::Args),
+    Verify(verify::Args),
     Data(data::Args),
     Env(env::Args),
 }
@@ -49,6 +51,7 @@ impl Command {
             Self::Bench(args) => bench::run(args, began),
             Self::Eval(args) => eval::run(args),
             Self::Inspect(args) => inspect::run(args),
+            Self::Verify(args) => verify::run(args),
             Self::Data(args) => data::run(args),
             Self::Env(args) => env::run(args),
         }
