@@ -1,0 +1,32 @@
+"""The cached walk of `walk.py` against the sampler without a cache: `python train/test_walk.py`."""
+
+import torch
+
+from model import Config, DiT, TrunkConfig, camera, rollout
+from walk import Walks
+
+
+def test_a_cached_walk_is_the_rollout():
+    torch.manual_seed(0)
+    trunk = TrunkConfig(width=32, heads=2, layers=3, temporal=[0, 1], offsets=[1, 2, 5, 9])
+    c = Config(latent=8, cond=16, text=12, steps=2, first_steps=3, first_guidance=1.5, dit=trunk)
+    dit = DiT(c)
+    for p in dit.parameters():
+        p.data += 0.05 * torch.randn_like(p)
+    b, t, h, w = 2, 14, 2, 3
+    controls, pitch, text = torch.randn(b, t, 2, 8), 0.1 * torch.randn(b, t), torch.randn(b, t, 12)
+    noise, eps = torch.randn(2, b, t, h * w, c.latent)
+    expected = rollout(dit, noise[:, :0], controls, pitch, text, noise, eps, h, w)
+    walks, cam = Walks(dit, b, h, w, "cpu"), camera(controls)
+    for i in range(t):
+        steering = controls[:, i], pitch[:, i], text[:, i], cam[:, i]
+        latents = walks.step(*steering, noise[:, i])
+        assert (latents - expected[:, i]).abs().max() < 1e-4, f"chunk {i}"
+        if i:
+            latents.sum().backward()  # the last step has a gradient
+            assert dit.patch_in.weight.grad.abs().sum() > 0
+        walks.commit(latents.detach(), *steering, eps[:, i])
+
+
+if __name__ == "__main__":
+    test_a_cached_walk_is_the_rollout()
