@@ -26,9 +26,9 @@ from model import DiT, camera, rms_norm
 from walk import Walks
 
 LAYERS = 4  # of the DiT that the critic begins with
-RATE = 4e-4  # a fifth of that of ordinary training
+RATE, CRITIC_RATE = 3e-4, 1e-3  # of ordinary training it is 2e-3
 HEAD_START = 40  # steps until the critic's word has its full weight
-PROBE, PENALTY = 0.1, 0.5  # how far the critic's slope is measured, and its weight
+PROBE, PENALTY = 0.1, 0.25  # how far the critic's slope is measured, and its weight
 
 
 class Critic(nn.Module):
@@ -127,7 +127,7 @@ def main():
     p.add_argument("--batch", type=int, default=4, help="clips of 6 chunks of ordinary training a step, over all processes")
     p.add_argument("--worlds", type=int, default=8, help="worlds that walk, over all processes")
     p.add_argument("--chunks", type=int, default=8, help="chunks that each world walks in a step")
-    p.add_argument("--weight", type=float, default=0.1, help="of the critic's word against the error of ordinary training")
+    p.add_argument("--weight", type=float, default=0.25, help="of the critic's word against the error of ordinary training")
     args = p.parse_args()
 
     world = engine.World()
@@ -135,7 +135,7 @@ def main():
     c, vcn, dit = load_model(args.model, world.device)
     dit.requires_grad_(True)
     critic = Critic(dit)
-    judge = engine.Optimizer(critic, world, RATE)
+    judge = engine.Optimizer(critic, world, CRITIC_RATE)
     run = engine.Run(args.out, dit, args, world, RATE, also={"critic": critic, "judge": judge})
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
