@@ -1,6 +1,9 @@
 //! From a model folder to a [`WorldModel`].
 
+mod index;
+mod pth;
 mod weights;
+mod zip;
 
 use std::fmt;
 use std::fs;
@@ -15,6 +18,7 @@ use crate::family::dream::Dream;
 use crate::model::WorldModel;
 use crate::{Error, Result};
 
+pub use index::{Entry, Index, checkpoints, is_checkpoint};
 pub use weights::{Vars, Weights, sha256};
 
 /// Where a model runs.
