@@ -1,5 +1,7 @@
 //! The code of every published layout that can be run.
 
 pub mod dream;
+pub mod facts;
+pub mod oasis;
 pub mod taehv;
 pub mod verify;
