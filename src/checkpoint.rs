@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::family::dream::Dream;
 use crate::family::oasis::{self, Oasis};
+use crate::family::waypoint::{self, Waypoint};
 use crate::model::WorldModel;
 use crate::{Error, Result};
 
@@ -91,6 +92,7 @@ pub fn load(path: impl AsRef<Path>, device: DeviceChoice) -> Result<Arc<dyn Worl
     match family(path)?.as_str() {
         "dream" => Ok(Arc::new(Dream::load(path, &device.open()?)?)),
         "oasis" => Ok(Arc::new(Oasis::load(path, &device.open()?)?)),
+        "waypoint" => Ok(Arc::new(Waypoint::load(path, &device.open()?)?)),
         "taehv" => Err(Error::model(path, "a codec of latents, no world of its own")),
         other => Err(unknown_family(path, other)),
     }
@@ -113,6 +115,9 @@ pub fn family(path: &Path) -> Result<String> {
     let config = folder.join("config.json");
     if !config.exists() && oasis::Files::sniff(path) {
         return Ok("oasis".into());
+    }
+    if !config.exists() && waypoint::Files::sniff(path) {
+        return Ok("waypoint".into());
     }
     let text = fs::read_to_string(&config).map_err(Error::io(&config))?;
     let sniff: Sniff = serde_json::from_str(&text).map_err(|e| Error::model(&config, e.to_string()))?;

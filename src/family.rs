@@ -2,6 +2,8 @@
 
 pub mod dream;
 pub mod facts;
+mod layer;
 pub mod oasis;
 pub mod taehv;
 pub mod verify;
+pub mod waypoint;

@@ -103,6 +103,16 @@ impl<'a> Vars<'a> {
         Ok(entry.ok_or_else(|| weights.error(format!("'{name}' is missing")))?.shape.clone())
     }
 
+    /// Where tensors are put.
+    pub fn device(&self) -> &Device {
+        &self.weights.device
+    }
+
+    /// An error that names a tensor.
+    pub fn error(&self, name: &str, reason: &str) -> Error {
+        self.weights.error(format!("'{}{name}' {reason}", self.prefix))
+    }
+
     /// Takes a tensor.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::oasis;
+use super::{oasis, waypoint};
 use crate::checkpoint::{Index, family};
 use crate::model::config::Config;
 use crate::{Error, Result};
@@ -55,6 +55,22 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
                 gflop_per_frame: files.config.flop_per_frame(files.config.ddim_steps.0) as f64 * 1e-9,
                 fps: oasis::FPS,
                 notice: Some(oasis::NOTICE),
+            })
+        }
+        "waypoint" => {
+            let files = waypoint::Files::open(path)?;
+            files.check()?;
+            let config = &files.config;
+            let codec = files.codec.as_ref().map_or(0, Index::parameters);
+            let parameters = files.dit.parameters() + codec;
+            let steps = config.scheduler_sigmas.len() - 1;
+            let flop = config.flop_per_latent(steps) / config.temporal_compression as u64;
+            Some(Facts {
+                parameters,
+                bytes: 4 * (parameters as u64 + config.memory_len()),
+                gflop_per_frame: flop as f64 * 1e-9,
+                fps: config.inference_fps,
+                notice: Some(waypoint::NOTICE),
             })
         }
         _ => None,

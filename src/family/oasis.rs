@@ -8,7 +8,6 @@
 mod action;
 pub mod config;
 mod dit;
-mod layer;
 mod layout;
 mod schedule;
 mod vae;

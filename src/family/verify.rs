@@ -5,6 +5,7 @@
 pub mod dream;
 pub mod oasis;
 mod taehv;
+mod waypoint;
 
 use std::path::Path;
 
@@ -67,6 +68,7 @@ pub fn verify(folder: &Path) -> Result<Vec<Stage>> {
         "dream" => dream::Fixture::load(folder)?.stages(),
         "oasis" => oasis::Fixture::load(folder, &Device::Cpu)?.stages(),
         "taehv" => taehv::stages(folder, &Device::Cpu),
+        "waypoint" => waypoint::stages(folder, &Device::Cpu),
         other => Err(unknown_family(folder, other)),
     }
 }

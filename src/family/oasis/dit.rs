@@ -3,10 +3,10 @@
 use candle_core::{D, Tensor};
 
 use super::config::DitConfig;
-use super::layer::{Turns, attend_in_time, norm, numbers};
 use super::schedule::CONTEXT_LEVEL;
 use crate::Result;
 use crate::checkpoint::Vars;
+use crate::family::layer::{Turns, attend_in_time, norm, numbers};
 use crate::kernel::{Activation, KeyValues, Linear, activate, attention};
 
 const LEVEL_DIM: usize = DitConfig::LEVEL_DIM;

@@ -3,9 +3,9 @@
 use candle_core::Tensor;
 
 use super::config::{VaeConfig, mlp};
-use super::layer::{Turns, norm, numbers};
 use crate::Result;
 use crate::checkpoint::Vars;
+use crate::family::layer::{Turns, norm, numbers};
 use crate::kernel::{Activation, KeyValues, Linear, attention};
 
 /// Latents are this much smaller for the DiT than for the autoencoder.

@@ -75,6 +75,11 @@ impl Turns {
         Self { pairs, head_dim }
     }
 
+    /// By `angles` `[tokens, head_dim / 2]`.
+    pub fn new(angles: impl IntoIterator<Item = f64>, head_dim: usize) -> Self {
+        Self { pairs: angles.into_iter().map(turn).collect(), head_dim }
+    }
+
     /// By a frame's place in time, the same for all its tokens.
     pub fn in_time(position: u64, head_dim: usize) -> Self {
         let frequency = |i: usize| 1e4f64.powf(-(2.0 * i as f64) / head_dim as f64) as f32;
@@ -97,6 +102,20 @@ impl Turns {
             Tensor::from_vec(out, (tokens, width), device)
         };
         Ok([part(0)?, part(1)?, part(2)?])
+    }
+
+    /// Heads `[tokens, width]`, each divided by the root of its mean square, then turned.
+    pub fn norm(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let (_, width) = x.dims2()?;
+        let mut out = numbers(x)?;
+        for_each_chunk(&mut out, width, |token, heads| {
+            for head in heads.chunks_exact_mut(self.head_dim) {
+                let factor = 1.0 / (sum(head, |v| v * v) / head.len() as f32 + f32::EPSILON).sqrt();
+                head.iter_mut().for_each(|v| *v *= factor);
+            }
+            self.turn(token, heads);
+        });
+        Tensor::from_vec(out, x.shape(), x.device())
     }
 
     fn turn(&self, token: usize, heads: &mut [f32]) {
