@@ -1,6 +1,9 @@
-//! From a model folder to a [`WorldModel`].
+//! From files to a [`WorldModel`].
 
+mod index;
+mod pth;
 mod weights;
+mod zip;
 
 use std::fmt;
 use std::fs;
@@ -12,9 +15,12 @@ use candle_core::Device;
 use serde::Deserialize;
 
 use crate::family::dream::Dream;
+use crate::family::oasis::{self, Oasis};
+use crate::family::waypoint::{self, Waypoint};
 use crate::model::WorldModel;
 use crate::{Error, Result};
 
+pub use index::{Entry, Index, checkpoints, is_checkpoint};
 pub use weights::{Vars, Weights, sha256};
 
 /// Where a model runs.
@@ -76,35 +82,45 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// Loads the model in `folder`, whatever its family.
+/// Loads the model at `path`, whatever its family: a folder, or a checkpoint of a published family.
 ///
 /// # Errors
-/// [`Error::Model`] when the folder holds no model that can be run, with the reason; [`Error::Io`] when a file cannot
+/// [`Error::Model`] when there is no model that can be run, with the reason; [`Error::Io`] when a file cannot
 /// be read; [`Error::Input`] when the device is not there.
-pub fn load(folder: impl AsRef<Path>, device: DeviceChoice) -> Result<Arc<dyn WorldModel>> {
-    let folder = folder.as_ref();
-    match family(folder)?.as_str() {
-        "dream" => Ok(Arc::new(Dream::load(folder, &device.open()?)?)),
-        "taehv" => Err(Error::model(folder, "a codec of latents, no world of its own")),
-        other => Err(unknown_family(folder, other)),
+pub fn load(path: impl AsRef<Path>, device: DeviceChoice) -> Result<Arc<dyn WorldModel>> {
+    let path = path.as_ref();
+    match family(path)?.as_str() {
+        "dream" => Ok(Arc::new(Dream::load(path, &device.open()?)?)),
+        "oasis" => Ok(Arc::new(Oasis::load(path, &device.open()?)?)),
+        "waypoint" => Ok(Arc::new(Waypoint::load(path, &device.open()?)?)),
+        "taehv" => Err(Error::model(path, "a codec of latents, no world of its own")),
+        other => Err(unknown_family(path, other)),
     }
 }
 
-/// The family that a folder's `config.json` states.
+/// The family of the model at `path`: what its `config.json` states, or what its tensors tell where there is none.
 ///
 /// # Errors
-/// [`Error::Model`] when there is no such folder or its config states none, [`Error::Io`] when it has no config.
-pub fn family(folder: &Path) -> Result<String> {
+/// [`Error::Model`] when there is nothing or its config states none, [`Error::Io`] when it has no config and no tensors
+/// that are known.
+pub fn family(path: &Path) -> Result<String> {
     #[derive(Deserialize)]
     struct Sniff {
         family: String,
     }
-    if !folder.is_dir() {
-        return Err(Error::model(folder, "there is no such folder"));
+    if !path.is_dir() && !(path.is_file() && is_checkpoint(path)) {
+        return Err(Error::model(path, "there is no such folder or checkpoint"));
     }
-    let path = folder.join("config.json");
-    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let sniff: Sniff = serde_json::from_str(&text).map_err(|e| Error::model(&path, e.to_string()))?;
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let config = folder.join("config.json");
+    if !config.exists() && oasis::Files::sniff(path) {
+        return Ok("oasis".into());
+    }
+    if !config.exists() && waypoint::Files::sniff(path) {
+        return Ok("waypoint".into());
+    }
+    let text = fs::read_to_string(&config).map_err(Error::io(&config))?;
+    let sniff: Sniff = serde_json::from_str(&text).map_err(|e| Error::model(&config, e.to_string()))?;
     Ok(sniff.family)
 }
 
@@ -120,7 +136,7 @@ mod tests {
     fn a_folder_without_a_model_is_one_clear_line() {
         let folder = tempfile::tempdir().unwrap();
         let missing = load(folder.path().join("none"), DeviceChoice::Cpu).err().unwrap().to_string();
-        assert!(missing.contains("no such folder"), "{missing}");
+        assert!(missing.contains("no such folder or checkpoint"), "{missing}");
         assert!(matches!(load(folder.path(), DeviceChoice::Cpu), Err(Error::Io { .. })));
         fs::write(folder.path().join("config.json"), r#"{"family": "mystery"}"#).unwrap();
         let unknown = load(folder.path(), DeviceChoice::Cpu).err().unwrap().to_string();

@@ -97,10 +97,16 @@ pub struct Body {
 }
 
 impl Body {
+    /// As [`Body::tick`] for a player who does what is held in every tick.
+    pub fn hold(&mut self, controls: Controls) -> Controls {
+        let controls = controls.sanitized(self.pitch);
+        self.pitch += controls.look[1];
+        controls
+    }
+
     /// The controls that take effect in the next tick, [sanitized](Controls::sanitized).
     pub fn tick(&mut self, controls: Controls) -> Controls {
-        let mut controls = controls.sanitized(self.pitch);
-        self.pitch += controls.look[1];
+        let mut controls = self.hold(controls);
         self.jump_pause = self.jump_pause.saturating_sub(1);
         self.edit_pause = self.edit_pause.saturating_sub(1);
         controls.jump &= self.jump_pause == 0;
@@ -131,5 +137,7 @@ mod tests {
         assert_eq!(when(|c| c.break_block), [0, 5, 10, 15, 20, 25]);
         assert_eq!(when(|c| c.place_block), [0usize; 0]);
         assert_eq!(body.pitch, MAX_PITCH);
+        let all = |c: &Controls| c.jump && c.break_block && c.place_block;
+        assert!((0..3).map(|_| body.hold(held)).all(|taken| all(&taken) && taken.look == [0.0; 2]));
     }
 }

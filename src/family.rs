@@ -1,5 +1,9 @@
 //! The code of every published layout that can be run.
 
 pub mod dream;
+pub mod facts;
+mod layer;
+pub mod oasis;
 pub mod taehv;
 pub mod verify;
+pub mod waypoint;

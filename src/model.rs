@@ -44,6 +44,12 @@ pub struct ModelInfo {
     pub size_multiple: usize,
     /// Number of weights.
     pub parameters: usize,
+    /// What a user should know of the rights to it.
+    pub notice: Option<String>,
+    /// Whether it reads prompts.
+    pub reads_text: bool,
+    /// Whether it is told that a button is held; if not, it is told when the teacher's player would act.
+    pub holds_buttons: bool,
     /// Settings the model is shipped with.
     pub settings: Settings,
 }

@@ -212,6 +212,31 @@ fn bench_reports_every_figure() {
 }
 
 #[test]
+fn a_published_model_opens_like_our_own() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/oasis");
+    let report: Value = serde_json::from_str(&accepted(&["inspect", folder, "--json"])).unwrap();
+    assert_eq!((&report["family"], &report["problem"]), (&"oasis".into(), &Value::Null));
+    assert!(report["run"]["gflop_per_frame"].as_f64().is_some_and(|x| x > 0.0), "{report}");
+    assert!(report["licence"].as_str().is_some_and(|x| x.contains("MIT")), "{report}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let walk = dream(&["render", "--model", folder, "--frames", "3", "--out", &path("walk/")]);
+    let told = String::from_utf8_lossy(&walk.stderr);
+    assert!(walk.status.success() && told.contains("licence"), "{told}");
+    assert_eq!(load_image(path("walk/frame-000002.png")).unwrap().size, FrameSize::new(40, 24));
+    accepted(&["replay", &path("walk.replay.jsonl"), "--verify", "--model", folder]);
+
+    // Without the config these are files of another size than the published one.
+    for name in ["weights.safetensors", "vae.safetensors"] {
+        fs::copy(Path::new(folder).join(name), path(name)).unwrap();
+    }
+    let report: Value = serde_json::from_str(&accepted(&["inspect", &path("weights.safetensors"), "--json"])).unwrap();
+    assert_eq!((&report["family"], &report["run"]), (&"oasis".into(), &Value::Null));
+    assert!(report["problem"].as_str().is_some_and(|x| x.contains("makes it")), "{report}");
+}
+
+#[test]
 fn eval_refuses_seeds_that_may_have_been_trained_on() {
     let line = refusal(&[&["eval", "--seeds", "0..4"], &SMALL[..]].concat());
     assert!(line.contains("500000"), "{line}");

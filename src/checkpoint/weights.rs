@@ -1,21 +1,23 @@
-//! Strict reading of safetensors: every tensor has the shape that the config gives it and is used exactly once.
+//! Strict reading of weights: every tensor has the shape that the config gives it and is used exactly once.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::BufferedSafetensors;
 use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
 
+use super::index::Index;
 use crate::kernel::{Conv3x3, Linear};
 use crate::{Error, Result};
 
-/// An open safetensors file, and what has been taken from it.
+/// An open checkpoint, and what has been taken from it. Tensors are read when they are asked for, so that no more than one
+/// is held twice.
 pub struct Weights {
-    path: PathBuf,
-    file: BufferedSafetensors,
+    index: Index,
     device: Device,
     unused: RefCell<BTreeSet<String>>,
 }
@@ -24,14 +26,15 @@ impl Weights {
     /// Opens `path`; tensors will be f32 on `device`, whatever they are in the file.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read, [`Error::Model`] when it is damaged.
+    /// As of [`Index::open`].
     pub fn open(path: impl Into<PathBuf>, device: &Device) -> Result<Self> {
-        let path = path.into();
-        let bytes = fs::read(&path).map_err(Error::io(&path))?;
-        let file = BufferedSafetensors::new(bytes)
-            .map_err(|e| Error::model(&path, format!("not a whole safetensors file: {}", one_line(&e))))?;
-        let unused = RefCell::new(file.tensors().into_iter().map(|(name, _)| name).collect());
-        Ok(Self { path, file, device: device.clone(), unused })
+        Ok(Self::new(Index::open(path)?, device))
+    }
+
+    /// The weights of a checkpoint whose headers have been read; tensors will be f32 on `device`.
+    pub fn new(index: Index, device: &Device) -> Self {
+        let unused = RefCell::new(index.tensors().keys().cloned().collect());
+        Self { index, device: device.clone(), unused }
     }
 
     /// All tensors, by name.
@@ -41,7 +44,12 @@ impl Weights {
 
     /// Number of weights in the file.
     pub fn parameters(&self) -> usize {
-        self.file.tensors().iter().map(|(_, view)| view.shape().iter().product::<usize>()).sum()
+        self.index.parameters()
+    }
+
+    /// Leaves out the tensors whose names end in `suffix`, which a model makes itself.
+    pub fn ignore(&self, suffix: &str) {
+        self.unused.borrow_mut().retain(|name| !name.ends_with(suffix));
     }
 
     /// Checks that nothing is left over.
@@ -60,7 +68,7 @@ impl Weights {
     }
 
     fn error(&self, reason: impl Into<String>) -> Error {
-        Error::model(&self.path, reason)
+        Error::model(self.index.path(), reason)
     }
 }
 
@@ -91,8 +99,18 @@ impl<'a> Vars<'a> {
     /// [`Error::Model`] when it is missing.
     pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
         let (weights, name) = (self.weights, format!("{}{name}", self.prefix));
-        let view = weights.file.get(&name).map_err(|_| weights.error(format!("'{name}' is missing")))?;
-        Ok(view.shape().to_vec())
+        let entry = weights.index.tensors().get(&name);
+        Ok(entry.ok_or_else(|| weights.error(format!("'{name}' is missing")))?.shape.clone())
+    }
+
+    /// Where tensors are put.
+    pub fn device(&self) -> &Device {
+        &self.weights.device
+    }
+
+    /// An error that names a tensor.
+    pub fn error(&self, name: &str, reason: &str) -> Error {
+        self.weights.error(format!("'{}{name}' {reason}", self.prefix))
     }
 
     /// Takes a tensor.
@@ -101,17 +119,25 @@ impl<'a> Vars<'a> {
     /// [`Error::Model`] when it is missing, was taken before, has another shape or holds numbers that are not finite.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let (weights, name) = (self.weights, format!("{}{name}", self.prefix));
-        let Ok(view) = weights.file.get(&name) else {
+        let Some(entry) = weights.index.tensors().get(&name) else {
             return Err(weights.error(format!("'{name}' is missing")));
         };
-        if view.shape() != shape {
-            let (found, section) = (view.shape(), self.section);
+        if entry.shape != shape {
+            let (found, section) = (&entry.shape, self.section);
             return Err(weights.error(format!("'{name}' has the shape {found:?}, but {section} makes it {shape:?}")));
         }
         if !weights.unused.borrow_mut().remove(&name) {
             return Err(weights.error(format!("'{name}' is used twice")));
         }
-        let tensor = weights.file.load(&name, &weights.device)?.to_dtype(DType::F32)?;
+        let dtype = match entry.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            Dtype::F64 => DType::F64,
+            other => return Err(weights.error(format!("'{name}' holds {other:?}, not floating-point numbers"))),
+        };
+        let bytes = weights.index.read(entry)?;
+        let tensor = Tensor::from_raw_buffer(&bytes, dtype, shape, &weights.device)?.to_dtype(DType::F32)?;
         // A sum of squares is finite only if every number is.
         if !tensor.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
             return Err(weights.error(format!("'{name}' holds numbers that are not finite")));
@@ -146,11 +172,6 @@ impl<'a> Vars<'a> {
     }
 }
 
-/// The first line of an error.
-fn one_line(e: &impl Display) -> String {
-    e.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
 /// SHA-256 over the contents of `files` in this order, in hexadecimal.
 ///
 /// # Errors
@@ -160,7 +181,14 @@ pub fn sha256<P: AsRef<Path>>(files: &[P]) -> Result<String> {
     let mut hash = Sha256::new();
     for path in files {
         let path = path.as_ref();
-        hash.update(fs::read(path).map_err(Error::io(path))?);
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let mut part = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut part).map_err(Error::io(path))? {
+                0 => break,
+                count => hash.update(&part[..count]),
+            }
+        }
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -169,6 +197,7 @@ pub fn sha256<P: AsRef<Path>>(files: &[P]) -> Result<String> {
 mod tests {
     use super::*;
     use std::collections::HashMap;
+    use std::fs;
 
     fn file(tensors: &[(&str, &[usize])]) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();

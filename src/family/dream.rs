@@ -80,6 +80,9 @@ impl Dream {
             default_size: config.default_size(),
             size_multiple: config.patch,
             parameters: networks.parameters,
+            notice: None,
+            reads_text: true,
+            holds_buttons: false,
             settings: Settings {
                 steps: config.steps,
                 first_steps: config.first_steps,

@@ -9,16 +9,20 @@ mod block;
 use std::fs;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Index, Weights};
+use crate::model::RolloutState;
+use crate::model::cache::saved;
 use crate::{Error, Result};
 
 use block::{Builder, Network, Past, shuffle, unshuffle};
 
 /// Stages of both halves; each halves or doubles the picture, and may do so to time.
 const STAGES: usize = 3;
+/// Layers of the longest decoder.
+const MAX_LAYERS: i64 = 64;
 /// A larger patch is a mistake.
 const MAX_PATCH: usize = 16;
 
@@ -64,6 +68,42 @@ pub struct DecoderMemory {
     frames: usize,
 }
 
+impl DecoderMemory {
+    /// Latents that `codec` has seen.
+    pub fn latents(&self, codec: &Taehv) -> usize {
+        self.frames / codec.frames_per_latent()
+    }
+
+    /// Adds all of it to `state`, under names that start with `prefix`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when there is not enough memory.
+    pub fn save(&self, prefix: &str, state: &mut RolloutState) -> Result<()> {
+        let sizes = [self.frames as i64, self.past.len() as i64];
+        state.insert(format!("{prefix}.sizes"), Tensor::new(&sizes, &Device::Cpu)?);
+        for (layer, frames) in self.past.iter().enumerate() {
+            for (i, frame) in frames.iter().enumerate() {
+                state.insert(format!("{prefix}.{layer}.{i}"), frame.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The memory that [`DecoderMemory::save`] saved.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when the state holds none.
+    pub fn restore(prefix: &str, state: &RolloutState) -> Result<Self> {
+        let sizes = saved(state, &format!("{prefix}.sizes"), &[2])?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+        let layer = |layer: i64| {
+            let frames = (0..).map_while(|i| state.get(&format!("{prefix}.{layer}.{i}")).cloned());
+            frames.collect::<Vec<_>>()
+        };
+        let layers = sizes[1].clamp(0, MAX_LAYERS);
+        Ok(Self { past: (0..layers).map(layer).collect(), frames: usize::try_from(sizes[0]).unwrap_or(0) })
+    }
+}
+
 impl Taehv {
     /// Loads `config.json` and `weights.safetensors`.
     ///
@@ -76,7 +116,24 @@ impl Taehv {
         if !(1..=MAX_PATCH).contains(&config.patch_size) {
             return Err(Error::model(path, format!("patch_size is {}, not 1 to {MAX_PATCH}", config.patch_size)));
         }
-        let weights = Weights::open(folder.join("weights.safetensors"), device)?;
+        Self::build(config, Weights::open(folder.join("weights.safetensors"), device)?)
+    }
+
+    /// Loads the codec of latents with so many `channels` from a checkpoint alone.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it is not what it should be.
+    pub fn open(index: Index, channels: usize, device: &Device) -> Result<Self> {
+        let pixels = index.tensors().get("encoder.0.weight").and_then(|entry| entry.shape.get(1).copied());
+        let patch_size = (1..=MAX_PATCH).find(|side| Some(3 * side * side) == pixels);
+        let patch_size =
+            patch_size.ok_or_else(|| Error::model(index.path(), "'encoder.0.weight' takes no square patches"))?;
+        let config =
+            Config { patch_size, latent_channels: channels, decoder_time_upscale: None, decoder_space_upscale: all() };
+        Self::build(config, Weights::new(index, device))
+    }
+
+    fn build(config: Config, weights: Weights) -> Result<Self> {
         let vars = weights.vars();
         let pixels = 3 * config.patch_size * config.patch_size;
         let encoder = encoder(Builder::new(vars.pp("encoder"), pixels), &config)?;
@@ -98,6 +155,11 @@ impl Taehv {
     /// Number of weights.
     pub fn parameters(&self) -> usize {
         self.parameters
+    }
+
+    /// Frames of one latent.
+    pub fn frames_per_latent(&self) -> usize {
+        self.decoder.time_scale()
     }
 
     /// The shape `[frames, 3, height, width]` of what [`Taehv::decode`] makes of `latents` of `height` x `width` cells.

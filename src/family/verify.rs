@@ -3,7 +3,9 @@
 //! A fixture is a folder with a model and `case.safetensors`, the inputs and outputs of the reference.
 
 pub mod dream;
+pub mod oasis;
 mod taehv;
+mod waypoint;
 
 use std::path::Path;
 
@@ -64,7 +66,9 @@ impl Stage {
 pub fn verify(folder: &Path) -> Result<Vec<Stage>> {
     match family(folder)?.as_str() {
         "dream" => dream::Fixture::load(folder)?.stages(),
+        "oasis" => oasis::Fixture::load(folder, &Device::Cpu)?.stages(),
         "taehv" => taehv::stages(folder, &Device::Cpu),
+        "waypoint" => waypoint::stages(folder, &Device::Cpu),
         other => Err(unknown_family(folder, other)),
     }
 }

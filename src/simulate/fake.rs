@@ -41,6 +41,9 @@ impl Default for FakeModel {
             default_size: FrameSize::new(32, 32),
             size_multiple: 16,
             parameters: 0,
+            notice: None,
+            reads_text: true,
+            holds_buttons: false,
             settings: Settings { steps: 2, first_steps: 4, first_guidance: 1.0, context_noise: 0.1 },
         };
         Self { info, delay: Duration::ZERO, fault: None }

@@ -102,7 +102,8 @@ fn read(bytes: &[u8], model: &ModelInfo) -> Result<Snapshot, String> {
     }
     let World { seed, prompt, settings, next_chunk, body } =
         serde_json::from_str(field("world")).map_err(|_| damaged())?;
-    super::check_prompt(&prompt).and_then(|()| super::check_settings(settings)).map_err(|e| e.to_string())?;
+    let checked = if model.reads_text { super::check_prompt(&prompt) } else { Ok(()) };
+    checked.and_then(|()| super::check_settings(settings)).map_err(|e| e.to_string())?;
     Ok(Snapshot { state, seed, prompt, settings, next_chunk, body })
 }
 

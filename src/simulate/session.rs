@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Noise;
 use crate::controls::Body;
-use crate::model::{Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{ModelInfo, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result, video};
 
 /// The longest prompt in characters.
@@ -18,7 +18,7 @@ const START_CHUNK: u64 = u64::MAX;
 pub struct SessionOptions {
     /// Seed of all randomness.
     pub seed: u64,
-    /// The first prompt.
+    /// The first prompt; of no account to a model that reads none.
     pub prompt: String,
     /// A picture to start from; it may have any size, its centre is used.
     pub start: Option<Frame>,
@@ -70,7 +70,9 @@ impl Session {
     /// # Errors
     /// [`Error::Input`] when the prompt, the settings, the start image or the size cannot be used.
     pub fn new(model: Arc<dyn WorldModel>, options: SessionOptions) -> Result<Self> {
-        check_prompt(&options.prompt)?;
+        if model.info().reads_text {
+            check_prompt(&options.prompt)?;
+        }
         let settings = options.settings.unwrap_or(model.info().settings);
         check_settings(settings)?;
         let size = options.size.unwrap_or(model.info().default_size);
@@ -112,7 +114,8 @@ impl Session {
         }
         self.commit()?;
         let mut body = self.body;
-        let controls: Vec<_> = controls.iter().map(|&c| body.tick(c)).collect();
+        let held = self.model.info().holds_buttons;
+        let controls: Vec<_> = controls.iter().map(|&c| if held { body.hold(c) } else { body.tick(c) }).collect();
         let frames = self.rollout.step(&controls, &self.noise())?;
         self.body = body;
         self.uncommitted = true;
@@ -136,8 +139,12 @@ impl Session {
     /// The prompt for the chunks to come; the past is kept. On an error the present prompt stays.
     ///
     /// # Errors
-    /// [`Error::Input`] when the prompt is empty or longer than [`MAX_PROMPT_CHARS`].
+    /// [`Error::Input`] when the prompt is empty or longer than [`MAX_PROMPT_CHARS`], or the model reads none.
     pub fn set_prompt(&mut self, prompt: &str) -> Result<()> {
+        let ModelInfo { name, reads_text, .. } = self.model.info();
+        if !reads_text {
+            return Err(Error::input(format!("{name} reads no text: it goes by the start image and the controls")));
+        }
         check_prompt(prompt)?;
         // The pending chunk is remembered as it was made, whenever the caller changes his mind.
         self.commit()?;

@@ -11,14 +11,16 @@ use bevy_dream::model::{Settings, WorldModel};
 use bevy_dream::simulate::check_settings;
 use bevy_dream::{Error, FrameSize, Result};
 
+use crate::output::note;
+
 /// More threads than this slow a small model down on most machines.
 const MOST_THREADS: usize = 4;
 
 /// Which model runs, and where.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// The model's folder
-    #[arg(long, default_value = "models/overworld", value_name = "DIR")]
+    /// The model's folder, or a checkpoint of a published model
+    #[arg(long, default_value = "models/overworld", value_name = "PATH")]
     pub model: PathBuf,
     /// Worker threads of the model [default: the cores, at most 4]
     #[arg(long, value_name = "N")]
@@ -31,16 +33,23 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// The number of worker threads.
     pub fn threads(&self) -> usize {
-        let cores = || thread::available_parallelism().map_or(1, usize::from);
-        self.threads.unwrap_or_else(|| cores().min(MOST_THREADS))
+        self.threads.unwrap_or_else(cores)
     }
 
     /// The worker threads and the model.
     pub fn load(&self) -> Result<(ThreadPool, Arc<dyn WorldModel>)> {
         let pool = ThreadPool::new(self.threads())?;
         let model = pool.install(|| checkpoint::load(&self.model, self.device))?;
+        if let Some(notice) = &model.info().notice {
+            note(notice);
+        }
         Ok((pool, model))
     }
+}
+
+/// The number of worker threads where none is asked for.
+pub fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)
 }
 
 /// Threads that each work on worlds of their own.

@@ -57,6 +57,7 @@ enum Request {
 struct Reset {
     #[serde(default)]
     seed: u64,
+    #[serde(default)]
     prompt: String,
     start: Option<PathBuf>,
 }

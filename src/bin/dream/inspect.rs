@@ -1,24 +1,25 @@
-//! `dream inspect`: what a model is made of, from its headers alone.
+//! `dream inspect`: what a model is made of and what it takes to run it, from its headers alone.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use bevy_dream::checkpoint::{Index, checkpoints, family, is_checkpoint};
+use bevy_dream::family::facts::{Facts, facts};
+use bevy_dream::kernel::{Activation, Linear, ThreadPool};
 use bevy_dream::{Error, Result};
-use safetensors::tensor::Metadata;
+use candle_core::{Device, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::args::cores;
 use crate::output::say;
 
-/// A longer header is not a header.
-const MAX_HEADER: u64 = 100 << 20;
-
-/// Show what a model is made of, reading headers only
+/// Show what a model is made of and what it takes to run it, reading headers only
 #[derive(clap::Args)]
 pub struct Args {
-    /// A model folder or a .safetensors file
+    /// A model folder or a checkpoint: .safetensors, .safetensors.index.json, .pt, .pth or .bin
     path: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -28,22 +29,40 @@ pub struct Args {
 #[derive(Serialize)]
 struct Report {
     path: PathBuf,
-    /// From the folder's `config.json`.
+    /// From the folder's `config.json`, or from the names of the tensors.
     family: Option<String>,
     name: Option<String>,
     licence: Option<String>,
     parameters: usize,
-    bytes: usize,
+    bytes: u64,
     /// Bytes of weights per number format.
-    memory: BTreeMap<String, usize>,
+    memory: BTreeMap<String, u64>,
+    /// What it takes to run it here.
+    run: Option<Run>,
+    /// Why it cannot be run.
+    problem: Option<String>,
     config: Option<Value>,
     files: Vec<FileReport>,
 }
 
 #[derive(Serialize)]
+struct Run {
+    /// Of weights and memory.
+    bytes: u64,
+    /// Free memory, where the system tells.
+    bytes_free: Option<u64>,
+    gflop_per_frame: f64,
+    /// The rate of a layer as they are in a DiT, measured just now.
+    gflops: f64,
+    seconds_per_frame: f64,
+    /// Frames a second that the world is meant to run at.
+    fps: f32,
+}
+
+#[derive(Serialize)]
 struct FileReport {
     file: String,
-    bytes: usize,
+    bytes: u64,
     metadata: BTreeMap<String, String>,
     tensors: Vec<TensorReport>,
 }
@@ -53,7 +72,7 @@ struct TensorReport {
     name: String,
     dtype: String,
     shape: Vec<usize>,
-    bytes: usize,
+    bytes: u64,
 }
 
 /// Runs the command.
@@ -69,42 +88,43 @@ pub fn run(args: &Args) -> Result<()> {
 fn inspect(path: &Path) -> Result<Report> {
     let kind = fs::metadata(path).map_err(Error::io(path))?;
     let (folder, weights) = if kind.is_dir() {
-        let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(Error::io(path))?;
-        let mut weights: Vec<_> = entries.into_iter().map(|e| e.path()).filter(|p| is_weights(p)).collect();
-        weights.sort();
+        let weights = checkpoints(path);
         if weights.is_empty() {
-            return Err(Error::model(path, "no .safetensors file in this folder"));
+            return Err(Error::model(path, "no .safetensors file in this folder, nor another checkpoint"));
         }
         (path, weights)
-    } else if is_weights(path) {
+    } else if is_checkpoint(path) {
         (path.parent().unwrap_or(Path::new("")), vec![path.to_owned()])
     } else {
-        return Err(Error::model(path, "neither a folder nor a .safetensors file"));
+        return Err(Error::model(path, "neither a folder nor a checkpoint"));
     };
     let config = read_config(&folder.join("config.json"))?;
     let word = |key| config.as_ref().and_then(|c| c.get(key)).and_then(Value::as_str).map(str::to_owned);
-    let files = weights.iter().map(|p| read_header(p)).collect::<Result<Vec<_>>>()?;
+    let files = weights.iter().map(|p| read_headers(p)).collect::<Result<Vec<_>>>()?;
     let tensors = || files.iter().flat_map(|f| &f.tensors);
     let mut memory = BTreeMap::new();
     for tensor in tensors() {
         *memory.entry(tensor.dtype.clone()).or_default() += tensor.bytes;
     }
     let stated = files.iter().find_map(|f| f.metadata.get("license").or(f.metadata.get("licence")).cloned());
+    let (known, problem) = match facts(path) {
+        Ok(facts) => (facts, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let notice = known.as_ref().and_then(|facts| facts.notice).map(str::to_owned);
     Ok(Report {
         path: path.to_owned(),
-        family: word("family"),
+        family: word("family").or_else(|| family(path).ok()),
         name: word("name"),
-        licence: stated.or_else(|| word("license")).or_else(|| licence_of_card(folder)),
+        licence: stated.or_else(|| word("license")).or_else(|| licence_of_card(folder)).or(notice),
         parameters: tensors().map(|t| t.shape.iter().product::<usize>()).sum(),
         bytes: tensors().map(|t| t.bytes).sum(),
         memory,
+        run: known.as_ref().map(run_here).transpose()?,
+        problem,
         config,
         files,
     })
-}
-
-fn is_weights(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "safetensors")
 }
 
 fn read_config(path: &Path) -> Result<Option<Value>> {
@@ -122,41 +142,55 @@ fn licence_of_card(folder: &Path) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-fn read_header(path: &Path) -> Result<FileReport> {
-    let damaged = |reason: String| Error::model(path, reason);
-    let file = File::open(path).map_err(Error::io(path))?;
-    let size = file.metadata().map_err(Error::io(path))?.len();
-    let mut reader = BufReader::new(file);
-    let mut length = [0; 8];
-    reader.read_exact(&mut length).map_err(|_| damaged("too short to be a .safetensors file".into()))?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER || length + 8 > size {
-        return Err(damaged(format!("not a .safetensors file, or cut off: its header would be {length} bytes")));
-    }
-    let mut header = Vec::new();
-    reader.take(length).read_to_end(&mut header).map_err(Error::io(path))?;
-    let header: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(format!("a broken header: {e}")))?;
-    let expected = length + 8 + header.data_len() as u64;
-    if size != expected {
-        return Err(damaged(format!("the header promises {expected} bytes, the file has {size}")));
-    }
-    let mut tensors: Vec<_> = header
-        .tensors()
-        .into_iter()
-        .map(|(name, info)| TensorReport {
-            name,
-            dtype: format!("{:?}", info.dtype),
-            shape: info.shape.clone(),
-            bytes: info.data_offsets.1 - info.data_offsets.0,
-        })
-        .collect();
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+fn read_headers(path: &Path) -> Result<FileReport> {
+    let index = Index::open(path)?;
+    let tensor = |(name, entry): (&String, &bevy_dream::checkpoint::Entry)| TensorReport {
+        name: name.clone(),
+        dtype: format!("{:?}", entry.dtype),
+        shape: entry.shape.clone(),
+        bytes: entry.bytes,
+    };
+    let tensors: Vec<_> = index.tensors().iter().map(tensor).collect();
     Ok(FileReport {
         file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        bytes: header.data_len(),
-        metadata: header.metadata().clone().unwrap_or_default().into_iter().collect(),
+        bytes: tensors.iter().map(|t| t.bytes).sum(),
+        metadata: index.metadata().clone(),
         tensors,
     })
+}
+
+/// What it takes to run a model on this machine.
+fn run_here(facts: &Facts) -> Result<Run> {
+    let gflops = ThreadPool::new(cores())?.install(layer_gflops)?;
+    Ok(Run {
+        bytes: facts.bytes,
+        bytes_free: free_bytes(),
+        gflop_per_frame: facts.gflop_per_frame,
+        gflops,
+        seconds_per_frame: facts.gflop_per_frame / gflops,
+        fps: facts.fps,
+    })
+}
+
+/// The rate of a layer of 1024 numbers on 144 tokens: the best of ten.
+fn layer_gflops() -> Result<f64> {
+    const WIDTH: usize = 1024;
+    const TOKENS: usize = 144;
+    let ones = |rows| Tensor::ones((rows, WIDTH), candle_core::DType::F32, &Device::Cpu);
+    let (layer, x) = (Linear::new(&ones(WIDTH)?, None)?, ones(TOKENS)?);
+    let mut best = f64::INFINITY;
+    for _ in 0..10 {
+        let start = Instant::now();
+        layer.forward(&x, Activation::None)?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok((2 * TOKENS * WIDTH * WIDTH) as f64 * 1e-9 / best)
+}
+
+fn free_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
 }
 
 fn describe(report: &Report) -> String {
@@ -172,6 +206,21 @@ fn describe(report: &Report) -> String {
     );
     for (dtype, bytes) in &report.memory {
         text += &format!("  {dtype:<8} {:.1} MB\n", *bytes as f64 / 1e6);
+    }
+    if let Some(run) = &report.run {
+        let gigabytes = |bytes: u64| bytes as f64 / 1e9;
+        text += &format!("  keys     all accounted for\n  runs in  {:.2} GB of memory", gigabytes(run.bytes));
+        if let Some(free) = run.bytes_free {
+            let enough = if free > run.bytes { "" } else { ", which is not enough" };
+            text += &format!(", {:.2} GB are free{enough}", gigabytes(free));
+        }
+        text += &format!(
+            "\n  speed    {:.0} GFLOP a frame at {:.0} GFLOP/s make {:.3} s a frame; the world is meant to run at {} a second\n",
+            run.gflop_per_frame, run.gflops, run.seconds_per_frame, run.fps
+        );
+    }
+    if let Some(problem) = &report.problem {
+        text += &format!("  problem  {problem}\n");
     }
     if let Some(config) = &report.config {
         text += &format!("  config   {config}\n");

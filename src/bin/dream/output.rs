@@ -12,6 +12,12 @@ pub fn say(line: impl Display) -> Result<()> {
     writeln!(io::stdout(), "{line}").map_err(Error::io("stdout"))
 }
 
+/// Tells the user something beside the results.
+#[allow(clippy::print_stderr, reason = "stdout is for results")]
+pub fn note(line: impl Display) {
+    eprintln!("note: {line}");
+}
+
 /// Whether an error only says that nobody reads the results any more, as in `dream inspect | head -1`.
 pub fn reader_left(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)

@@ -21,8 +21,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     world: WorldArgs,
-    /// What the world looks like
-    #[arg(long)]
+    /// What the world looks like, of a model that reads text
+    #[arg(long, default_value = "")]
     prompt: String,
     /// A controls file: JSON lines
     #[arg(long, value_name = "FILE", conflicts_with = "policy")]
@@ -46,13 +46,15 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
-    check_prompt(&args.prompt)?;
     let script = match &args.controls {
         Some(path) => read_controls(path)?,
         None => script_of(&args.policy, args.seed, args.frames),
     };
     let start = args.start.as_ref().map(load_image).transpose()?;
     let (pool, model) = args.model.load()?;
+    if model.info().reads_text {
+        check_prompt(&args.prompt)?;
+    }
     let (settings, size) = (args.world.settings(&*model)?, args.world.size(&*model));
     let options = SessionOptions {
         seed: args.seed,

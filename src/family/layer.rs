@@ -1,0 +1,227 @@
+//! What the kernels do not have: layer norms, rotary embeddings of interleaved pairs, attention over time.
+
+use std::f32::consts::PI;
+
+use candle_core::{CpuStorage, Result as TensorResult, Storage, Tensor, bail};
+
+use crate::kernel::for_each_chunk;
+
+/// Added to the variance in every norm.
+const EPS: f32 = 1e-6;
+
+/// The numbers of a tensor.
+pub fn numbers(x: &Tensor) -> TensorResult<Vec<f32>> {
+    x.flatten_all()?.to_vec1::<f32>()
+}
+
+/// `layer_norm(x) * scale + shift` of every row of x `[rows, width]`.
+pub fn norm(x: &Tensor, scale: &[f32], shift: &[f32]) -> TensorResult<Tensor> {
+    let (_, width) = x.dims2()?;
+    if scale.len() != width || shift.len() != width {
+        bail!("scale and shift do not fit rows of {width}");
+    }
+    let mut out = numbers(x)?;
+    for_each_chunk(&mut out, width, |_, row| {
+        let mean = sum(row, |v| v) / width as f32;
+        row.iter_mut().for_each(|v| *v -= mean);
+        let factor = 1.0 / (sum(row, |v| v * v) / width as f32 + EPS).sqrt();
+        for ((v, scale), shift) in row.iter_mut().zip(scale).zip(shift) {
+            *v = *v * factor * scale + shift;
+        }
+    });
+    Tensor::from_vec(out, x.shape(), x.device())
+}
+
+/// A sum in interleaved parts, which is faster and rounds less.
+fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut parts = [0.0; 16];
+    let (chunks, rest) = values.as_chunks::<16>();
+    for chunk in chunks {
+        parts.iter_mut().zip(chunk).for_each(|(part, v)| *part += f(*v));
+    }
+    parts.iter_mut().zip(rest).for_each(|(part, v)| *part += f(*v));
+    parts.iter().sum()
+}
+
+/// Cosines and sines by which the pairs `(2i, 2i + 1)` of a head turn.
+#[derive(Clone)]
+pub struct Turns {
+    /// `[tokens, head_dim / 2]`, or one row for all tokens.
+    pairs: Vec<[f32; 2]>,
+    head_dim: usize,
+}
+
+impl Turns {
+    /// By a token's place in a grid: the first pairs turn with its line, the next with its column, the rest not at all.
+    /// `frequencies` of each are spread evenly from 1 to `fastest` half turns. Angles of hundreds of radians are rounded to
+    /// f32 as the reference does it.
+    pub fn in_space(height: usize, width: usize, head_dim: usize, frequencies: usize, fastest: f64) -> Self {
+        let spread = |from: f64, to: f64, count: usize, i: usize| match count {
+            1 => from as f32,
+            _ => (from + (to - from) * i as f64 / (count - 1) as f64) as f32,
+        };
+        let mut pairs = Vec::with_capacity(height * width * head_dim / 2);
+        for y in 0..height {
+            for x in 0..width {
+                let token = pairs.len();
+                for (count, place) in [(height, y), (width, x)] {
+                    let position = spread(-1.0, 1.0, count, place);
+                    let angle = |i| position * (spread(1.0, fastest, frequencies, i) * PI);
+                    pairs.extend((0..frequencies).map(|i| turn(f64::from(angle(i)))));
+                }
+                pairs.resize(token + head_dim / 2, turn(0.0));
+            }
+        }
+        Self { pairs, head_dim }
+    }
+
+    /// By `angles` `[tokens, head_dim / 2]`.
+    pub fn new(angles: impl IntoIterator<Item = f64>, head_dim: usize) -> Self {
+        Self { pairs: angles.into_iter().map(turn).collect(), head_dim }
+    }
+
+    /// By a frame's place in time, the same for all its tokens.
+    pub fn in_time(position: u64, head_dim: usize) -> Self {
+        let frequency = |i: usize| 1e4f64.powf(-(2.0 * i as f64) / head_dim as f64) as f32;
+        let angle = |i: usize| position as f64 * f64::from(frequency(i));
+        Self { pairs: (0..head_dim / 2).map(|i| turn(angle(i))).collect(), head_dim }
+    }
+
+    /// Queries, keys and values, each `[tokens, width]`, from qkv `[tokens, 3 * width]`; the first two are turned.
+    pub fn split(&self, qkv: &Tensor) -> TensorResult<[Tensor; 3]> {
+        let (tokens, width) = (qkv.dim(0)?, qkv.dim(1)? / 3);
+        let (qkv, device) = (numbers(qkv)?, qkv.device());
+        let part = |which: usize| {
+            let mut out = vec![0.0; tokens * width];
+            for_each_chunk(&mut out, width, |token, out| {
+                out.copy_from_slice(&qkv[(3 * token + which) * width..][..width]);
+                if which < 2 {
+                    self.turn(token, out);
+                }
+            });
+            Tensor::from_vec(out, (tokens, width), device)
+        };
+        Ok([part(0)?, part(1)?, part(2)?])
+    }
+
+    /// Heads `[tokens, width]`, each divided by the root of its mean square, then turned.
+    pub fn norm(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let (_, width) = x.dims2()?;
+        let mut out = numbers(x)?;
+        for_each_chunk(&mut out, width, |token, heads| {
+            for head in heads.chunks_exact_mut(self.head_dim) {
+                let factor = 1.0 / (sum(head, |v| v * v) / head.len() as f32 + f32::EPSILON).sqrt();
+                head.iter_mut().for_each(|v| *v *= factor);
+            }
+            self.turn(token, heads);
+        });
+        Tensor::from_vec(out, x.shape(), x.device())
+    }
+
+    fn turn(&self, token: usize, heads: &mut [f32]) {
+        let half = self.head_dim / 2;
+        let pairs = if self.pairs.len() == half { &self.pairs } else { &self.pairs[token * half..][..half] };
+        for head in heads.chunks_exact_mut(self.head_dim) {
+            for ([a, b], [cos, sin]) in head.as_chunks_mut().0.iter_mut().zip(pairs) {
+                (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+            }
+        }
+    }
+}
+
+fn turn(angle: f64) -> [f32; 2] {
+    [angle.cos() as f32, angle.sin() as f32]
+}
+
+/// The attention `[tokens, width]` of every token of q `[tokens, width]` to the keys and values `[tokens, width]` of the
+/// same token in the frames `seen`.
+pub fn attend_in_time(q: &Tensor, seen: &[&[Tensor; 2]], heads: usize) -> TensorResult<Tensor> {
+    let (_, width) = q.dims2()?;
+    let head_dim = width / heads;
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let stored: Vec<_> = seen.iter().map(|kv| kv.each_ref().map(Tensor::storage_and_layout)).collect();
+    let views =
+        stored.iter().map(|[keys, values]| Ok([view(keys)?, view(values)?])).collect::<TensorResult<Vec<_>>>()?;
+    if views.iter().flatten().any(|view| view.len() != q.elem_count()) {
+        bail!("keys and values do not fit queries {:?}", q.shape());
+    }
+    let mut out = numbers(q)?;
+    for_each_chunk(&mut out, width, |token, row| {
+        let mut weights = vec![0.0; views.len()];
+        for (head, out) in row.chunks_exact_mut(head_dim).enumerate() {
+            let at = token * width + head * head_dim;
+            for (weight, [keys, _]) in weights.iter_mut().zip(&views) {
+                *weight = scale * dot(out, &keys[at..at + head_dim]);
+            }
+            let top = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            weights.iter_mut().for_each(|w| *w = (*w - top).exp());
+            let total: f32 = weights.iter().sum();
+            out.fill(0.0);
+            for (weight, [_, values]) in weights.iter().zip(&views) {
+                let weight = weight / total;
+                out.iter_mut().zip(&values[at..at + head_dim]).for_each(|(o, v)| *o += weight * v);
+            }
+        }
+    });
+    Tensor::from_vec(out, q.shape(), q.device())
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut parts = [0.0; 8];
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        parts.iter_mut().zip(a.iter().zip(b)).for_each(|(part, (a, b))| *part += a * b);
+    }
+    parts.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
+}
+
+fn view<'a>(
+    (storage, layout): &'a (impl std::ops::Deref<Target = Storage>, &candle_core::Layout),
+) -> TensorResult<&'a [f32]> {
+    match (&**storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => Ok(&values[start..end]),
+        _ => bail!("keys and values lie on the CPU, in order"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{D, Device};
+
+    fn random(shape: &[usize]) -> Tensor {
+        Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+    }
+
+    fn worst(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn norms_match_stock_candle() {
+        let x = ((random(&[7, 37]) * 3.0).unwrap() + 5.0).unwrap();
+        let (scale, shift) = (random(&[37]), random(&[37]));
+        let ours = norm(&x, &numbers(&scale).unwrap(), &numbers(&shift).unwrap()).unwrap();
+        let stock = candle_nn::ops::layer_norm_slow(&x, &scale, &shift, EPS).unwrap();
+        assert!(worst(&ours, &stock) < 1e-5);
+        assert!(norm(&x, &[1.0], &[0.0]).is_err());
+    }
+
+    #[test]
+    fn attention_over_time_matches_stock_candle() {
+        let (tokens, heads, head_dim, frames) = (5, 2, 12, 4);
+        let q = random(&[tokens, heads * head_dim]);
+        let seen: Vec<_> = (0..frames).map(|_| [random(&[tokens, 24]), random(&[tokens, 24])]).collect();
+        let ours = attend_in_time(&q, &seen.iter().collect::<Vec<_>>(), heads).unwrap();
+        let split = |x: &Tensor| x.reshape((tokens, heads, head_dim)).unwrap();
+        let stack = |i: usize| Tensor::stack(&seen.iter().map(|kv| split(&kv[i])).collect::<Vec<_>>(), 2).unwrap();
+        let logits =
+            (split(&q).unsqueeze(2).unwrap().broadcast_mul(&stack(0)).unwrap().sum_keepdim(D::Minus1).unwrap()
+                / (head_dim as f64).sqrt())
+            .unwrap();
+        let weights = candle_nn::ops::softmax(&logits, 2).unwrap();
+        let stock = weights.broadcast_mul(&stack(1)).unwrap().sum(2).unwrap().flatten_from(1).unwrap();
+        assert!(worst(&ours, &stock) < 1e-5);
+        assert!(attend_in_time(&random(&[4, 24]), &[&seen[0]], heads).is_err());
+    }
+}

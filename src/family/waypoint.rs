@@ -1,0 +1,337 @@
+//! Waypoint 1.5 of Overworld: a world of four frames a latent, driven by keys and mouse, with TAEHV as its codec.
+//!
+//! Most layers see the last 16 latents, every fourth sees 128 back in steps of 8. The reference
+//! <https://github.com/Overworldai/world_engine> is GPL-3.0: it is only run, to compare with.
+
+mod action;
+pub mod config;
+mod dit;
+mod layout;
+mod world;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+
+use super::taehv::{DecoderMemory, Taehv};
+use crate::checkpoint::{Index, Weights, checkpoints, sha256};
+use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::{Controls, Error, Frame, FrameSize, Result};
+
+use action::action;
+use config::Config;
+use dit::DiT;
+use layout::{IGNORED, Names, layout};
+pub use world::World;
+
+/// What a user should know of the rights.
+pub const NOTICE: &str = "waypoint is a model of Overworld; its licence is told where you got the weights";
+/// A tensor that only the DiT has.
+const DIT_KEY: &str = "denoise_step_emb.mlp.fc1.weight";
+/// A tensor that only the codec has.
+const CODEC_KEY: &str = "encoder.0.weight";
+/// Operations of the published decoder for one cell of a latent.
+const DECODE_FLOP: u64 = 90_000_000;
+
+/// The transformer.
+pub struct Networks {
+    /// Its sizes.
+    pub config: Config,
+    dit: DiT,
+}
+
+/// The headers of a checkpoint, whose files are known by what is in them.
+pub struct Files {
+    /// The sizes.
+    pub config: Config,
+    config_path: PathBuf,
+    names: Names,
+    /// The transformer.
+    pub dit: Index,
+    /// The codec, if it is there.
+    pub codec: Option<Index>,
+}
+
+impl Files {
+    /// Whether `path`, a folder or a file, holds a DiT of this family.
+    pub fn sniff(path: &Path) -> bool {
+        let is_dit = |file: PathBuf| Index::open(file).is_ok_and(|index| index.tensors().contains_key(DIT_KEY));
+        checkpoints(path).into_iter().any(is_dit)
+    }
+
+    /// Reads the headers in a folder and in its folder `vae`, or of a file and its neighbours.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the config cannot be used or the transformer is missing, and as of [`Index::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let config_path = ["config.json", "config.yaml"].map(|name| folder.join(name));
+        let config_path = config_path.iter().find(|path| path.exists()).unwrap_or(&config_path[1]).clone();
+        let text = fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
+        let config = Config::parse(&text).map_err(|reason| Error::model(&config_path, reason))?;
+        let (mut dit, mut codec) = (None, None);
+        for file in checkpoints(path).into_iter().chain(checkpoints(&folder.join("vae"))) {
+            let index = Index::open(&file)?;
+            let has = |name| index.tensors().contains_key(name);
+            let slot = if has(DIT_KEY) {
+                &mut dit
+            } else if has(CODEC_KEY) && !has("post_quant_conv.weight") {
+                &mut codec
+            } else {
+                continue;
+            };
+            slot.get_or_insert(index);
+        }
+        let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
+        Ok(Self { config, config_path, names: Names::of(&dit), dit, codec })
+    }
+
+    /// Compares every name and shape with those that the config makes.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the first that is missing, of another shape or left over.
+    pub fn check(&self) -> Result<()> {
+        self.dit.check(&layout(&self.config, self.names), "the config", IGNORED)
+    }
+}
+
+/// The names and shapes of all tensors of a model with this config, spelled as they are published.
+///
+/// # Errors
+/// [`Error::Input`] when the config cannot be used.
+pub fn published_layout(config: &str) -> Result<BTreeMap<String, Vec<usize>>> {
+    Ok(layout(&Config::parse(config).map_err(Error::input)?, Names::PUBLISHED))
+}
+
+impl Networks {
+    /// Loads the transformer; the rest of the files is handed back.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when a tensor is missing, left over, of another shape than the config makes it, or not finite.
+    pub fn load(files: Files, device: &Device) -> Result<(Self, Option<Index>)> {
+        files.check()?;
+        let Files { config, names, dit, codec, .. } = files;
+        if !device.is_cpu() {
+            return Err(Error::input("waypoint runs on the CPU only: choose the device cpu"));
+        }
+        let weights = Weights::new(dit, device);
+        weights.ignore(IGNORED);
+        let dit = DiT::load(&weights.vars(), &config, names)?;
+        weights.finish()?;
+        Ok((Self { config, dit }, codec))
+    }
+}
+
+/// The whole model.
+pub struct Waypoint {
+    info: ModelInfo,
+    networks: Arc<Networks>,
+    codec: Taehv,
+}
+
+impl Waypoint {
+    /// Loads a checkpoint: a folder with the transformer, its config and TAEHV, as they are published.
+    ///
+    /// # Errors
+    /// As of [`Files::open`] and [`Networks::load`]; [`Error::Model`] when there is no codec, or it is one for other
+    /// latents.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let files = Files::open(path)?;
+        let codec = files.codec.iter().flat_map(Index::files);
+        let read: Vec<_> = [files.config_path.as_path()].into_iter().chain(files.dit.files()).chain(codec).collect();
+        let (sha256, dit_parameters) = (sha256(&read)?, files.dit.parameters());
+        let (networks, codec) = Networks::load(files, device)?;
+        let config = &networks.config;
+        let codec = codec.ok_or_else(|| Error::model(path, format!("no codec here: no file has '{CODEC_KEY}'")))?;
+        let codec = Taehv::open(codec, config.channels, device)?;
+        let [_, height, width] = config.latent();
+        let [_, _, down, across] = codec.decoded_shape(1, height, width);
+        if codec.frames_per_latent() != config.temporal_compression {
+            let (made, wanted) = (codec.frames_per_latent(), config.temporal_compression);
+            return Err(Error::model(
+                path,
+                format!("the codec makes {made} frames of a latent, temporal_compression is {wanted}"),
+            ));
+        }
+        let steps = config.scheduler_sigmas.len() - 1;
+        let info = ModelInfo {
+            family: "waypoint".into(),
+            name: "waypoint".into(),
+            sha256,
+            fps: config.inference_fps,
+            frames_per_chunk: config.temporal_compression,
+            default_size: FrameSize::new(across, down),
+            size_multiple: 1,
+            parameters: dit_parameters + codec.parameters(),
+            notice: Some(NOTICE.into()),
+            reads_text: false,
+            holds_buttons: true,
+            settings: Settings { steps, first_steps: steps, first_guidance: 1.0, context_noise: 0.0 },
+        };
+        Ok(Self { info, networks: Arc::new(networks), codec })
+    }
+}
+
+impl Config {
+    /// Operations of one latent of a world with a full memory, decoded.
+    pub fn flop_per_latent(&self, steps: usize) -> u64 {
+        let [_, height, width] = self.latent();
+        (steps as u64 + 1) * self.flop() + DECODE_FLOP * (height * width) as u64
+    }
+}
+
+impl WorldModel for Waypoint {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn gflop_per_chunk(&self, _size: FrameSize, settings: Settings) -> f64 {
+        self.networks.config.flop_per_latent(settings.steps) as f64 * 1e-9
+    }
+
+    fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>> {
+        let only = self.info.default_size;
+        if size != only {
+            return Err(Error::input(format!("frames of {size}: this model makes frames of {only} and no other size")));
+        }
+        let world = World::new(Arc::clone(&self.networks))?;
+        Ok(Box::new(WaypointRollout { model: self, world, decoder: DecoderMemory::default(), decoded: None }))
+    }
+}
+
+/// A [`World`] of frames and controls.
+struct WaypointRollout {
+    model: Arc<Waypoint>,
+    world: World,
+    decoder: DecoderMemory,
+    /// What the decoder will remember once the frames that it made are part of the past.
+    decoded: Option<DecoderMemory>,
+}
+
+impl WaypointRollout {
+    /// The latents `[latents, channels, height, width]` of frames, a single one standing still.
+    fn encode(&self, frames: &[Frame], controls: &[Controls]) -> Result<Tensor> {
+        let (per_latent, size) = (self.model.info.frames_per_chunk, self.model.info.default_size);
+        let whole = frames.len() == 1 || frames.len().is_multiple_of(per_latent);
+        if frames.is_empty() || frames.len() != controls.len() || !whole {
+            return Err(Error::input(format!(
+                "{} frames with {} controls are no whole number of chunks of {per_latent}",
+                frames.len(),
+                controls.len()
+            )));
+        }
+        let picture = |frame: &Frame| {
+            if frame.size != size || frame.rgb.len() != size.pixels() * 3 {
+                return Err(Error::input(format!("a frame is {}, not {size}", frame.size)));
+            }
+            let values: Vec<_> = frame.rgb.iter().map(|&byte| f32::from(byte) / 255.0).collect();
+            Ok(Tensor::from_vec(values, (size.height, size.width, 3), &Device::Cpu)?
+                .permute((2, 0, 1))?
+                .contiguous()?)
+        };
+        let pictures = frames.iter().map(picture).collect::<Result<Vec<_>>>()?;
+        self.model.codec.encode(&Tensor::stack(&pictures, 0)?)
+    }
+
+    /// The frames of a latent. The decoder of a new world first sees it as often as it takes to fill its memory.
+    fn decode(&self, latent: &Tensor, memory: &mut DecoderMemory) -> Result<Vec<Frame>> {
+        let codec = &self.model.codec;
+        for _ in memory.latents(codec)..codec.frames_per_latent() - 1 {
+            codec.decode_next(latent, memory)?;
+        }
+        codec.decode_next(latent, memory)?.iter().map(|picture| self.frame(picture)).collect()
+    }
+
+    fn frame(&self, picture: &Tensor) -> Result<Frame> {
+        let values = picture.permute((1, 2, 0))?.contiguous()?.flatten_all()?.to_vec1::<f32>()?;
+        let rgb = values.into_iter().map(|value| (value * 255.0 + 0.5) as u8).collect();
+        Ok(Frame { size: self.model.info.default_size, rgb })
+    }
+
+    fn action(&self, controls: &[Controls]) -> Vec<f32> {
+        action(controls, self.model.networks.config.n_buttons)
+    }
+}
+
+impl Rollout for WaypointRollout {
+    fn size(&self) -> FrameSize {
+        self.model.info.default_size
+    }
+
+    fn set_prompt(&mut self, _prompt: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_settings(&mut self, settings: Settings) {
+        self.world.steps = settings.steps;
+    }
+
+    fn observe(&mut self, frames: &[Frame], controls: &[Controls], _noise: &dyn NoiseSource) -> Result<()> {
+        let latents = self.encode(frames, controls)?;
+        let mut memory = self.decoder.clone();
+        for (i, controls) in controls.chunks(self.model.info.frames_per_chunk).enumerate() {
+            let latent = latents.get(i)?;
+            self.world.observe(&latent, &self.action(controls))?;
+            self.decode(&latent, &mut memory)?;
+        }
+        (self.decoder, self.decoded) = (memory, None);
+        Ok(())
+    }
+
+    fn step(&mut self, controls: &[Controls], noise: &dyn NoiseSource) -> Result<Vec<Frame>> {
+        let per_latent = self.model.info.frames_per_chunk;
+        if controls.len() != per_latent {
+            return Err(Error::input(format!("a chunk takes {per_latent} controls, not {}", controls.len())));
+        }
+        let shape = self.model.networks.config.latent();
+        let mut values = vec![0.0; shape.iter().product()];
+        noise.fill(0, &mut values);
+        let noise = Tensor::from_vec(values, &shape[..], &Device::Cpu)?;
+        let latent = self.world.step(&noise, &self.action(controls))?;
+        let start = Instant::now();
+        let mut memory = self.decoder.clone();
+        let frames = self.decode(&latent, &mut memory)?;
+        self.decoded = Some(memory);
+        self.world.times.decode = start.elapsed();
+        Ok(frames)
+    }
+
+    fn commit(&mut self, _noise: &dyn NoiseSource) -> Result<()> {
+        self.world.commit()?;
+        if let Some(memory) = self.decoded.take() {
+            self.decoder = memory;
+        }
+        Ok(())
+    }
+
+    fn reconstruct(&mut self, frames: &[Frame], controls: &[Controls]) -> Result<Vec<Frame>> {
+        let (latents, mut memory, mut out) = (self.encode(frames, controls)?, DecoderMemory::default(), Vec::new());
+        for i in 0..latents.dim(0)? {
+            out.extend(self.decode(&latents.get(i)?, &mut memory)?);
+        }
+        out.truncate(frames.len());
+        Ok(out)
+    }
+
+    fn state(&self) -> Result<RolloutState> {
+        let mut state = RolloutState::new();
+        self.world.save(&mut state)?;
+        self.decoder.save("decoder", &mut state)?;
+        Ok(state)
+    }
+
+    fn set_state(&mut self, state: &RolloutState) -> Result<()> {
+        let decoder = DecoderMemory::restore("decoder", state)?;
+        self.world.restore(state)?;
+        (self.decoder, self.decoded) = (decoder, None);
+        Ok(())
+    }
+
+    fn times(&self) -> StageTimes {
+        self.world.times
+    }
+}

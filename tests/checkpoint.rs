@@ -1,0 +1,119 @@
+//! Checkpoints that are damaged or hostile: refused in one line, without a crash and before anything is allocated.
+//!
+//! `PROPTEST_CASES=1000000 cargo test --test checkpoint` looks for longer.
+
+use std::fs;
+use std::path::Path;
+
+use bevy_dream::checkpoint::Index;
+use proptest::prelude::*;
+
+/// A safetensors file with this header and as many bytes of numbers.
+fn safetensors(header: &str, bytes: usize) -> Vec<u8> {
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes(), &vec![0; bytes]].concat()
+}
+
+fn open(name: &str, bytes: &[u8]) -> Result<Index, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    Index::open(path).map_err(|e| e.to_string())
+}
+
+fn refused(name: &str, bytes: &[u8]) -> String {
+    let reason = open(name, bytes).unwrap_err();
+    assert!(reason.contains(name) && !reason.contains('\n') && reason.len() < 600, "{reason}");
+    reason
+}
+
+const GOOD: &str = r#"{"__metadata__":{"license":"MIT"},"a":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]},"b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}"#;
+
+#[test]
+fn hostile_headers_are_refused() {
+    let good = open("x.safetensors", &safetensors(GOOD, 16)).unwrap();
+    assert_eq!((good.parameters(), good.metadata()["license"].as_str()), (7, "MIT"));
+    for (part, other, reason) in [
+        ("[12,16]", "[11,15]", "'b' overlaps"),
+        ("[12,16]", "[13,17]", "'b' begins after a gap"),
+        ("[0,12]", "[12,0]", "'a' of F16 [2, 3] does not take bytes 12 to 0"),
+        ("[0,12]", "[0,13]", "'a' of F16 [2, 3] does not take bytes 0 to 13"),
+        ("[2,3]", "[4611686018427387904,4]", "does not take bytes"),
+        ("[2,3]", "[-2,3]", "a broken header"),
+        ("F16", "F17", "a broken header"),
+        ("\"b\"", "\"a\"", "'a' appears twice"),
+    ] {
+        let header = GOOD.replace(part, other);
+        let found = refused("x.safetensors", &safetensors(&header, 16));
+        assert!(found.contains(reason), "{other}: {found}");
+    }
+    assert!(refused("x.safetensors", &safetensors(GOOD, 15)).contains("promises"));
+    assert!(refused("x.safetensors", &safetensors(GOOD, 17)).contains("promises"));
+    for length in [1 << 63, u64::MAX, 1 << 40] {
+        let bytes = [&u64::to_le_bytes(length)[..], b"{}"].concat();
+        assert!(refused("x.safetensors", &bytes).contains(&format!("its header would be {length} bytes")));
+    }
+    let deep = "[".repeat(100_000);
+    refused("x.safetensors", &safetensors(&format!(r#"{{"a":{deep}"#), 0));
+}
+
+fn torch() -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oasis_pt/vae.pt")).unwrap()
+}
+
+/// The file with every occurrence of a text replaced by another as long.
+fn replaced(text: &[u8], other: &[u8]) -> Vec<u8> {
+    assert_eq!(text.len(), other.len());
+    let mut bytes = torch();
+    let places: Vec<_> = (0..bytes.len() - text.len()).filter(|&i| bytes[i..].starts_with(text)).collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|&i| bytes[i..i + other.len()].copy_from_slice(other));
+    bytes
+}
+
+#[test]
+fn pickles_are_read_but_not_run() {
+    let index = open("x.pt", &torch()).unwrap();
+    assert_eq!(index.tensors()["patch_embed.proj.weight"].shape, [32, 3, 4, 4]);
+    for (text, other, reason) in [
+        (&b"OrderedDict"[..], &b"OrderedEvil"[..], "asks for 'collections.OrderedEvil'"),
+        (b"_rebuild_tensor_v2", b"_rebuild_tensor_v9", "asks for 'torch._utils._rebuild_tensor_v9'"),
+        (b"HalfStorage", b"HalfStorag3", "asks for 'torch.HalfStorag3'"),
+        (b"model", b"madel", "none of which is known to hold weights"),
+        (b"dec_norm.weight", b"enc_norm.weight", "'enc_norm.weight' appears twice"),
+        (b"PK\x05\x06", b"PK\x05\x07", "no zip archive"),
+    ] {
+        let found = refused("x.pt", &replaced(text, other));
+        assert!(found.contains(reason), "{found}");
+    }
+    assert!(refused("x.pt", &torch()[..50_000]).contains("no zip archive"));
+    assert!(refused("x.pth", b"").contains("no zip archive"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn no_damage_is_a_crash(kind in 0..2_usize, cut in 0.0..1.0_f64, at in prop::collection::vec(0.0..1.0_f64, 0..4),
+                            values in prop::collection::vec(any::<u8>(), 4), whole: bool) {
+        let (name, mut bytes, headers) = match kind {
+            0 => ("x.safetensors", safetensors(GOOD, 16), 0..GOOD.len() + 8),
+            _ => {
+                let bytes = torch();
+                // The pickle is at the beginning, the directory at the end.
+                let from = if cut < 0.5 { 0 } else { bytes.len() - 6000 };
+                ("x.pt", bytes, from..from + 6000)
+            }
+        };
+        for (at, value) in at.iter().zip(values) {
+            let place = headers.start + (at * headers.len() as f64) as usize;
+            bytes[place] = value;
+        }
+        if !whole {
+            bytes.truncate((cut * bytes.len() as f64) as usize);
+        }
+        if let Err(reason) = open(name, &bytes) {
+            prop_assert!(reason.contains(name) && !reason.contains('\n'), "{}", reason);
+        }
+    }
+}
