@@ -13,6 +13,7 @@
 )]
 
 mod attention;
+mod block;
 mod conv;
 mod gemm;
 mod linear;
@@ -23,13 +24,14 @@ mod pixels;
 mod rope;
 mod threads;
 
-pub use attention::{FLOW_DIM, KeyValues, attention};
+pub use attention::{FLOW_DIM, KeyValues, Past};
+pub use block::{Block, MODULATIONS};
 pub use conv::Conv3x3;
 pub use gemm::gemm_peak_gflops;
 pub use linear::{Activation, Linear, activate};
 pub use norm::{norm_modulate, rms_norm};
 pub use pixels::{cells_to_frames, frames_to_cells};
-pub use rope::{Rope, qk_norm_rope};
+pub use rope::Rope;
 pub(crate) use threads::for_each_chunk;
 pub use threads::{MAX_THREADS, ThreadPool};
 

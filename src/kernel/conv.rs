@@ -1,11 +1,13 @@
 //! 3 x 3 convolutions over channels-last pictures.
 
+use std::cell::RefCell;
+
 use candle_core::{Result, Tensor, bail};
 
 use super::gemm::{NR, Packed, Tile, multiply, split, tiles};
 use super::linear::{Activation, Epilogue, activate_slice, finish};
 use super::op::{SharedOut, View, apply};
-use super::threads::for_each;
+use super::threads::{for_each, for_each_chunk};
 
 /// Lines of the picture handled by one task.
 const LINES: usize = 4;
@@ -66,22 +68,37 @@ impl Conv3x3 {
         let residual = residual.map(View::new).transpose()?;
         let epilogue = Epilogue { bias: Some(&bias), activation: after, residual: residual.as_deref(), gate: None };
         apply("conv3x3", x, shape, |x, out| {
-            let padded = pad(x, width, inputs, before);
-            convolve(&padded, width, inputs, packed, &epilogue, out);
+            PADDED.with_borrow_mut(|padded| {
+                pad(x, width, inputs, before, padded);
+                convolve(padded, width, inputs, packed, &epilogue, out);
+            });
         })
     }
 }
 
-/// `activation(x)` of a picture with lines of `width` pixels, with a border of one pixel of zeros around it.
-fn pad(x: &[f32], width: usize, channels: usize, activation: Activation) -> Vec<f32> {
+thread_local!(static PADDED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
+
+/// Writes `activation(x)` of a picture with lines of `width` pixels to `padded`, with a border of one pixel of zeros.
+fn pad(x: &[f32], width: usize, channels: usize, activation: Activation, padded: &mut Vec<f32>) {
     let (line, padded_line) = (width * channels, (width + 2) * channels);
-    let mut padded = vec![0.0; (x.len() / line + 2) * padded_line];
-    for (x, out) in x.chunks_exact(line).zip(padded.chunks_exact_mut(padded_line).skip(1)) {
-        let out = &mut out[channels..][..line];
-        out.copy_from_slice(x);
-        activate_slice(out, activation);
-    }
-    padded
+    let height = x.len() / line;
+    padded.resize((height + 2) * padded_line, 0.0);
+    let lines = LINES * padded_line;
+    for_each_chunk(padded, lines, |task, out| {
+        for (i, out) in out.chunks_exact_mut(padded_line).enumerate() {
+            let (left, rest) = out.split_at_mut(channels);
+            let (middle, right) = rest.split_at_mut(line);
+            left.fill(0.0);
+            right.fill(0.0);
+            match (task * LINES + i).checked_sub(1).filter(|&y| y < height) {
+                Some(y) => {
+                    middle.copy_from_slice(&x[y * line..][..line]);
+                    activate_slice(middle, activation);
+                }
+                None => middle.fill(0.0),
+            }
+        }
+    });
 }
 
 fn convolve(padded: &[f32], width: usize, inputs: usize, weight: &Packed, epilogue: &Epilogue, out: &mut [f32]) {
@@ -96,14 +113,8 @@ fn convolve(padded: &[f32], width: usize, inputs: usize, weight: &Packed, epilog
             for y in first..first + count {
                 for (x, pixels) in tiles(width) {
                     for (dy, taps) in weight.panel(panel).chunks_exact(3 * inputs).enumerate() {
-                        multiply(
-                            pixels,
-                            &padded[(y + dy) * padded_line + x * inputs..],
-                            inputs,
-                            taps,
-                            &mut tile,
-                            dy > 0,
-                        );
+                        let padded = &padded[(y + dy) * padded_line + x * inputs..];
+                        multiply(pixels, padded, inputs, taps, &mut tile, dy > 0);
                     }
                     finish(epilogue, weight.n, y * width + x, pixels, panel * NR, &tile, out);
                 }

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use super::gemm::{NR, Packed, Tile, gemm};
 use super::math::{gelu, silu, simd};
 use super::op::{SharedOut, View, apply};
+use super::threads::for_each_chunk;
 
 /// What a layer does to each of its outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,14 +40,19 @@ simd! {
     }
 }
 
+/// Values of one task.
+const PART: usize = 8192;
+
 /// An activation on its own.
 pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     if !x.device().is_cpu() {
         return activation.stock(x.clone());
     }
     apply("activate", x, x.shape(), |x, out| {
-        out.copy_from_slice(x);
-        activate_slice(out, activation);
+        for_each_chunk(out, PART, |i, out| {
+            out.copy_from_slice(&x[i * PART..][..out.len()]);
+            activate_slice(out, activation);
+        });
     })
 }
 
@@ -152,67 +158,38 @@ impl Linear {
 
     /// `activation(x Wᵀ + b)` of x `[rows, in]`.
     pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        self.run(x, activation, None, None)
-    }
-
-    /// `residual + gate * (x Wᵀ + b)`, with residual `[rows, out]` and gate `[out]`.
-    pub fn forward_residual(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
-        self.run(x, Activation::None, Some(residual), Some(gate))
-    }
-
-    fn run(
-        &self,
-        x: &Tensor,
-        activation: Activation,
-        residual: Option<&Tensor>,
-        gate: Option<&Tensor>,
-    ) -> Result<Tensor> {
         let (rows, inputs) = x.dims2()?;
         if inputs != self.inputs {
             bail!("a layer of {} inputs got {inputs}", self.inputs);
         }
-        if residual.is_some_and(|r| r.dims() != [rows, self.outputs])
-            || gate.is_some_and(|g| g.dims() != [self.outputs])
-        {
-            bail!("residual or gate do not fit an output of {rows} by {}", self.outputs);
+        if let Weight::Stock(weight) = &self.weight {
+            return stock(x, weight, self.bias.as_ref(), activation);
         }
-        let packed = match &self.weight {
-            Weight::Packed(packed) => packed,
-            Weight::Stock(weight) => return stock(x, weight, self.bias.as_ref(), activation, residual, gate),
-        };
-        let bias = self.bias.as_ref().map(View::new).transpose()?;
-        let residual = residual.map(View::new).transpose()?;
-        let gate = gate.map(View::new).transpose()?;
-        let epilogue =
-            Epilogue { bias: bias.as_deref(), activation, residual: residual.as_deref(), gate: gate.as_deref() };
-        apply("linear", x, (rows, self.outputs), |x, out| {
-            gemm(x, packed, out, |row, rows, column, tile, out| {
-                finish(&epilogue, self.outputs, row, rows, column, tile, out);
-            });
-        })
+        let bias = self.bias()?;
+        let epilogue = Epilogue { bias: bias.as_deref(), activation, ..Epilogue::default() };
+        apply("linear", x, (rows, self.outputs), |x, out| self.product(x, &epilogue, out))
+    }
+
+    /// The bias of a layer on the CPU, for its [`Epilogue`].
+    pub(super) fn bias(&self) -> Result<Option<View<'_>>> {
+        self.bias.as_ref().map(View::new).transpose()
+    }
+
+    /// `x Wᵀ` and what follows it, of a layer on the CPU.
+    pub(super) fn product(&self, x: &[f32], epilogue: &Epilogue, out: &mut [f32]) {
+        let Weight::Packed(packed) = &self.weight else { unreachable!("a layer on another device") };
+        gemm(x, packed, out, |row, rows, column, tile, out| {
+            finish(epilogue, self.outputs, row, rows, column, tile, out);
+        });
     }
 }
 
-fn stock(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    activation: Activation,
-    residual: Option<&Tensor>,
-    gate: Option<&Tensor>,
-) -> Result<Tensor> {
+fn stock(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
     let mut y = x.matmul(weight)?;
     if let Some(bias) = bias {
         y = y.broadcast_add(bias)?;
     }
-    y = activation.stock(y)?;
-    if let Some(gate) = gate {
-        y = y.broadcast_mul(gate)?;
-    }
-    match residual {
-        Some(residual) => residual + y,
-        None => Ok(y),
-    }
+    activation.stock(y)
 }
 
 #[cfg(test)]
@@ -234,21 +211,14 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
-        fn every_epilogue_matches_stock_candle(rows in 1..80_usize, inputs in 1..50_usize, outputs in 1..70_usize,
-                                               with_bias: bool, activation in 0..3_usize, residual: bool) {
+        fn every_activation_matches_stock_candle(rows in 1..80_usize, inputs in 1..50_usize, outputs in 1..70_usize,
+                                                 with_bias: bool, activation in 0..3_usize) {
             let (x, weight) = (random(&[rows, inputs]), random(&[outputs, inputs]));
             let bias = with_bias.then(|| random(&[outputs]));
             let layer = Linear::new(&weight, bias.as_ref()).unwrap();
-            let weight = weight.t().unwrap();
-            let (ours, reference) = if residual {
-                let (r, g) = (random(&[rows, outputs]), random(&[outputs]));
-                (layer.forward_residual(&x, &r, &g),
-                 stock(&x, &weight, bias.as_ref(), Activation::None, Some(&r), Some(&g)))
-            } else {
-                let activation = [Activation::None, Activation::Silu, Activation::Gelu][activation];
-                (layer.forward(&x, activation), stock(&x, &weight, bias.as_ref(), activation, None, None))
-            };
-            prop_assert!(worst(&ours.unwrap(), &reference.unwrap()) < 1e-4);
+            let activation = [Activation::None, Activation::Silu, Activation::Gelu][activation];
+            let reference = stock(&x, &weight.t().unwrap(), bias.as_ref(), activation).unwrap();
+            prop_assert!(worst(&layer.forward(&x, activation).unwrap(), &reference) < 1e-4);
         }
     }
 
@@ -267,7 +237,6 @@ mod tests {
     fn a_misfit_is_an_error() {
         let layer = Linear::new(&random(&[4, 3]), None).unwrap();
         assert!(layer.forward(&random(&[2, 4]), Activation::None).is_err());
-        assert!(layer.forward_residual(&random(&[2, 3]), &random(&[2, 3]), &random(&[4])).is_err());
         assert!(Linear::new(&random(&[4, 3]), Some(&random(&[3]))).is_err());
     }
 }

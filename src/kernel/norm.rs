@@ -5,9 +5,10 @@ use candle_core::{D, Result, Tensor, bail};
 use super::NORM_EPS;
 use super::math::{simd, sum_squares};
 use super::op::{View, apply};
+use super::threads::for_each_chunk;
 
 simd! {
-    /// `rms_norm(x) * (1 + scale) + shift` of every row of `width` values; no modulation when the two are empty.
+    /// [`norm_all`] of some rows.
     fn norm_rows(x: &[f32], out: &mut [f32], width: usize, shift: &[f32], scale: &[f32]) {
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
             let factor = inverse_rms(x);
@@ -22,6 +23,15 @@ simd! {
     }
 }
 
+/// Rows of one task.
+const ROWS: usize = 32;
+
+/// `rms_norm(x) * (1 + scale) + shift` of every row of `width` values; no modulation when the two are empty.
+pub(super) fn norm_all(x: &[f32], out: &mut [f32], width: usize, shift: &[f32], scale: &[f32]) {
+    let part = ROWS * width;
+    for_each_chunk(out, part, |i, out| norm_rows(&x[i * part..][..out.len()], out, width, shift, scale));
+}
+
 /// One over the root of the mean square.
 #[inline(always)]
 pub(super) fn inverse_rms(x: &[f32]) -> f32 {
@@ -34,7 +44,7 @@ pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
         return stock(x);
     }
     let (_, width) = x.dims2()?;
-    apply("rms_norm", x, x.shape(), |x, out| norm_rows(x, out, width, &[], &[]))
+    apply("rms_norm", x, x.shape(), |x, out| norm_all(x, out, width, &[], &[]))
 }
 
 /// `rms_norm(x) * (1 + scale) + shift`, with x `[rows, width]`, shift and scale `[width]`.
@@ -44,10 +54,14 @@ pub fn norm_modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tenso
         bail!("shift {:?} and scale {:?} do not fit rows of {width}", shift.shape(), scale.shape());
     }
     if !x.device().is_cpu() {
-        return stock(x)?.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift);
+        return stock_modulate(x, shift, scale);
     }
     let (shift, scale) = (View::new(shift)?, View::new(scale)?);
-    apply("norm_modulate", x, x.shape(), |x, out| norm_rows(x, out, width, &shift, &scale))
+    apply("norm_modulate", x, x.shape(), |x, out| norm_all(x, out, width, &shift, &scale))
+}
+
+pub(super) fn stock_modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    stock(x)?.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift)
 }
 
 fn stock(x: &Tensor) -> Result<Tensor> {
@@ -68,7 +82,7 @@ mod tests {
             let random = |shape: &[usize]| Tensor::randn(0f32, 3.0, shape, &Device::Cpu).unwrap();
             let (x, shift, scale) = (random(&[rows, width]), random(&[width]), random(&[width]));
             let plain = stock(&x).unwrap();
-            let reference = plain.broadcast_mul(&(&scale + 1.0).unwrap()).unwrap().broadcast_add(&shift).unwrap();
+            let reference = stock_modulate(&x, &shift, &scale).unwrap();
             for (ours, reference) in [(rms_norm(&x), plain), (norm_modulate(&x, &shift, &scale), reference)] {
                 let error = (ours.unwrap() - reference).unwrap().abs().unwrap().max_all().unwrap();
                 prop_assert!(error.to_scalar::<f32>().unwrap() < 1e-4);

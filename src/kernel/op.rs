@@ -86,6 +86,11 @@ impl<'a> SharedOut<'a> {
         Self { start: out.as_mut_ptr(), len: out.len(), lifetime: std::marker::PhantomData }
     }
 
+    /// Number of values.
+    pub fn len(self) -> usize {
+        self.len
+    }
+
     /// The part at `range`.
     ///
     /// # Safety

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 
 use super::op::SharedOut;
@@ -95,19 +95,23 @@ pub(crate) fn for_each(count: usize, work: impl Fn(usize) + Sync) {
     }
 }
 
-/// What `work(0..count)` returns, in order, made on the current pool.
-pub(crate) fn map<T: Send + Sync>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let results: Vec<OnceLock<T>> = (0..count).map(|_| OnceLock::new()).collect();
-    for_each(count, |i| drop(results[i].set(work(i))));
-    results.into_iter().filter_map(OnceLock::into_inner).collect()
+/// Runs `work` on every item with its number, on the current pool.
+pub(crate) fn for_each_mut<T: Send>(items: &mut [T], work: impl Fn(usize, &mut T) + Sync) {
+    struct Items<T>(*mut T);
+    // SAFETY: every item is given to one task, and may be sent there.
+    unsafe impl<T: Send> Sync for Items<T> {}
+    let start = Items(items.as_mut_ptr());
+    let start = &start;
+    // SAFETY: the number is below that of the items, and each comes once.
+    for_each(items.len(), |i| work(i, unsafe { &mut *start.0.add(i) }));
 }
 
-/// Runs `work` on every `size` values with their number, on the current pool.
+/// Runs `work` on every `size` values with their number, on the current pool; the last part may be shorter.
 pub(crate) fn for_each_chunk(values: &mut [f32], size: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    let count = values.len() / size;
+    let length = values.len();
     let values = SharedOut::new(values);
     // SAFETY: the parts are disjoint, and each belongs to one task.
-    for_each(count, |i| work(i, unsafe { values.slice(i * size..(i + 1) * size) }));
+    for_each(length.div_ceil(size), |i| work(i, unsafe { values.slice(i * size..length.min((i + 1) * size)) }));
 }
 
 /// A job's function, called with its data and a task's number.
@@ -264,17 +268,18 @@ mod tests {
     }
 
     #[test]
-    fn results_come_in_order() {
-        let squares = ThreadPool::new(3).unwrap().install(|| map(100, |i| i * i));
-        assert!(squares.iter().enumerate().all(|(i, &square)| square == i * i));
+    fn every_item_is_given_once() {
+        let mut items = vec![String::new(); 100];
+        ThreadPool::new(3).unwrap().install(|| for_each_mut(&mut items, |i, item| item.push_str(&i.to_string())));
+        assert!(items.iter().enumerate().all(|(i, item)| *item == i.to_string()));
     }
 
     #[test]
     fn every_chunk_is_given_once() {
-        let mut values = vec![0.0; 12];
+        let mut values = vec![0.0; 11];
         let number = |i: usize, chunk: &mut [f32]| chunk.fill(i as f32);
         ThreadPool::new(2).unwrap().install(|| for_each_chunk(&mut values, 3, number));
-        assert_eq!(values, [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0]);
+        assert_eq!(values, [0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0]);
     }
 
     #[test]
@@ -296,7 +301,9 @@ mod tests {
             let run = || pool.install(|| for_each(10, |i| assert!(i != bad, "task {i}")));
             let payload = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
             assert_eq!(payload.downcast_ref::<String>(), Some(&format!("task {bad}")));
-            assert_eq!(pool.install(|| map(10, |i| i).len()), 10);
+            let done = AtomicUsize::new(0);
+            pool.install(|| for_each(10, |_| _ = done.fetch_add(1, Ordering::Relaxed)));
+            assert_eq!(done.into_inner(), 10);
         }
         assert_eq!(current_threads(), 1);
     }

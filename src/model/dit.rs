@@ -7,7 +7,7 @@ use candle_core::{D, Tensor};
 use super::action::Camera;
 use super::config::Config;
 use super::patch::Grid;
-use super::trunk::{Recall, Trunk};
+use super::trunk::{Modulation, Recall, Trunk};
 use crate::Result;
 use crate::checkpoint::Vars;
 use crate::controls::CONTROL_DIM;
@@ -58,43 +58,61 @@ impl DiT {
         Ok((self.text_in.forward(&text, Activation::None)? + self.control_in.forward(&controls, Activation::None)?)?)
     }
 
-    /// The clean latent that `x` at signal level `tau` comes from, both `[tokens, latent]`.
-    pub fn denoise(&self, x: &Tensor, tau: f32, chunk: &Chunk) -> Result<Tensor> {
-        let cond = self.condition(tau, chunk)?;
-        let (x, _) =
-            self.blocks.forward(&self.embed(x, chunk)?, &self.blocks.modulation(&cond)?, chunk.grid, &chunk.recall)?;
-        let ada = self.ada_out.forward(&cond, Activation::None)?.flatten_all()?;
-        let width = ada.dim(0)? / 2;
-        let x = norm_modulate(&x, &ada.narrow(0, 0, width)?, &ada.narrow(0, width, width)?)?;
+    /// The conditions at signal levels `taus` of a chunk with this [`DiT::prompt`], in one pass over their weights.
+    pub fn conditions(&self, taus: &[f32], prompt: &Tensor) -> Result<Conditions> {
+        let angles = |tau: f32| (0..FREQUENCIES).map(move |i| tau * PI * 2f32.powf(i as f32 / 3.0));
+        let waves = |&tau: &f32| angles(tau).map(f32::cos).chain(angles(tau).map(f32::sin));
+        let waves: Vec<f32> = taus.iter().flat_map(waves).collect();
+        let waves = Tensor::from_vec(waves, (taus.len(), 2 * FREQUENCIES), prompt.device())?;
+        let features = self.tau_in.forward(&waves, Activation::None)?.broadcast_add(prompt)?;
+        let cond = self.cond.forward(&activate(&features, Activation::Silu)?, Activation::Silu)?;
+        Ok(Conditions { blocks: self.blocks.modulation(&cond)?, out: self.ada_out.forward(&cond, Activation::None)? })
+    }
+
+    /// The clean latent that `x` comes from, both `[tokens, latent]`, at the condition's signal level.
+    pub fn denoise(&self, x: &Tensor, condition: &Condition, chunk: &Chunk) -> Result<Tensor> {
+        let x = self.blocks.forward(self.embed(x, chunk)?, &condition.blocks, chunk.grid, &chunk.recall)?;
+        let width = condition.out.dim(0)? / 2;
+        let x = norm_modulate(&x, &condition.out.narrow(0, 0, width)?, &condition.out.narrow(0, width, width)?)?;
         Ok(self.patch_out.forward(&x, Activation::None)?)
     }
 
-    /// What the blocks remember of `x`, the chunk's latent at signal level `tau`.
-    pub fn remember(&self, x: &Tensor, tau: f32, chunk: &Chunk) -> Result<Vec<KeyValues>> {
-        let modulation = self.blocks.modulation(&self.condition(tau, chunk)?)?;
-        self.blocks.remember(&self.embed(x, chunk)?, &modulation, chunk.grid, &chunk.recall)
+    /// What the blocks remember of `x`, the chunk's latent at the condition's signal level.
+    pub fn remember(&self, x: &Tensor, condition: &Condition, chunk: &Chunk) -> Result<Vec<KeyValues>> {
+        self.blocks.remember(self.embed(x, chunk)?, &condition.blocks, chunk.grid, &chunk.recall)
     }
 
     fn embed(&self, x: &Tensor, chunk: &Chunk) -> Result<Tensor> {
         let [newest, older] = chunk.before;
         Ok(self.patch_in.forward(&Tensor::cat(&[x, newest, older], 1)?, Activation::None)?)
     }
+}
 
-    fn condition(&self, tau: f32, chunk: &Chunk) -> Result<Tensor> {
-        let angles = (0..FREQUENCIES).map(|i| tau * PI * 2f32.powf(i as f32 / 3.0));
-        let waves: Vec<f32> = angles.clone().map(f32::cos).chain(angles.map(f32::sin)).collect();
-        let waves = Tensor::from_vec(waves, (1, 2 * FREQUENCIES), chunk.prompt.device())?;
-        let features = (self.tau_in.forward(&waves, Activation::None)? + chunk.prompt)?;
-        Ok(self.cond.forward(&activate(&features, Activation::Silu)?, Activation::Silu)?)
+/// What the network is told of a chunk as a whole, at several signal levels.
+pub struct Conditions {
+    blocks: Modulation,
+    /// Shift and scale of the output at every level.
+    out: Tensor,
+}
+
+impl Conditions {
+    /// That at one level.
+    pub fn at(&self, level: usize) -> Result<Condition> {
+        Ok(Condition { blocks: self.blocks.of(level), out: self.out.get(level)? })
     }
 }
 
-/// All that is known of a chunk before it is made.
+/// The same at one of the levels.
+pub struct Condition {
+    blocks: Modulation,
+    /// Shift and scale of the output.
+    out: Tensor,
+}
+
+/// What else is known of a chunk before it is made.
 pub struct Chunk<'a> {
     /// Its tokens.
     pub grid: &'a Grid,
-    /// What [`DiT::prompt`] makes of text and controls.
-    pub prompt: &'a Tensor,
     /// The two chunks before as remembered, the newest first; zeros where there are none.
     pub before: [&'a Tensor; 2],
     /// What the blocks see of the past.

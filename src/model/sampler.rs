@@ -5,20 +5,20 @@ use candle_core::Tensor;
 use crate::Result;
 use crate::kernel::rms_norm;
 
-/// Signal levels of a sampler of `steps` evaluations, each with the one that follows: from 0 evenly to 1.
-fn levels(steps: usize) -> impl Iterator<Item = (f64, f64)> {
-    let at = move |i: usize| i as f64 / steps as f64;
-    (0..steps).map(move |i| (at(i), at(i + 1)))
+/// The signal levels at which a sampler of `steps` evaluations asks: from 0 evenly towards 1.
+pub fn levels(steps: usize) -> Vec<f32> {
+    (0..steps).map(|i| i as f32 / steps as f32).collect()
 }
 
 /// Denoises `noise` `[tokens, latent]` deterministically (DDIM, Song et al. 2021): x moves on the line between its noise
-/// and the present prediction, `denoise` of x and its signal level. The finished latent is put back on its unit-RMS
-/// sphere.
-pub fn sample(noise: &Tensor, steps: usize, denoise: impl Fn(&Tensor, f32) -> Result<Tensor>) -> Result<Tensor> {
+/// and the present prediction, `denoise` of x and the number of its signal level. The finished latent is put back on its
+/// unit-RMS sphere.
+pub fn sample(noise: &Tensor, steps: usize, denoise: impl Fn(&Tensor, usize) -> Result<Tensor>) -> Result<Tensor> {
     let mut x = noise.clone();
-    for (now, after) in levels(steps) {
-        let clean = denoise(&x, now as f32)?;
-        x = if after < 1.0 { (&x + ((clean - &x)? * ((after - now) / (1.0 - now)))?)? } else { clean };
+    for i in 0..steps {
+        let clean = denoise(&x, i)?;
+        let left = (steps - i) as f64;
+        x = if left > 1.0 { (&x + ((clean - &x)? / left)?)? } else { clean };
     }
     Ok(rms_norm(&x)?)
 }
@@ -37,8 +37,7 @@ pub fn remembered(latent: &Tensor, noise: &Tensor, context_noise: f32) -> Result
 #[cfg(test)]
 mod tests {
     #[test]
-    fn levels_rise_from_noise_to_clean() {
-        let levels: Vec<_> = super::levels(3).collect();
-        assert_eq!(levels, [(0.0, 1.0 / 3.0), (1.0 / 3.0, 2.0 / 3.0), (2.0 / 3.0, 1.0)]);
+    fn levels_rise_from_noise() {
+        assert_eq!(super::levels(4), [0.0, 0.25, 0.5, 0.75]);
     }
 }

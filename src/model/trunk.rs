@@ -9,62 +9,59 @@ use super::flow::Flow;
 use super::patch::Grid;
 use crate::Result;
 use crate::checkpoint::Vars;
-use crate::kernel::{Activation, KeyValues, Linear, attention, norm_modulate, qk_norm_rope};
-
-/// Vectors that modulate one block: shift, scale and gate of its attention, then of its MLP.
-const MODULATIONS: usize = 6;
-
-/// A DiT block (Peebles & Xie 2023, adaLN-Zero) with QK-norm.
-struct Block {
-    qkv: Linear,
-    q_norm: Tensor,
-    k_norm: Tensor,
-    proj: Linear,
-    fc1: Linear,
-    fc2: Linear,
-    /// The bias towards remembered chunks, of a temporal block.
-    flow: Option<Flow>,
-}
+use crate::kernel::{Activation, Block, KeyValues, Linear, MODULATIONS, Past};
 
 /// The blocks of a trunk.
 pub struct Trunk {
     config: TrunkConfig,
     blocks: Vec<Block>,
+    /// The biases towards remembered chunks, of the temporal blocks.
+    flows: Vec<Flow>,
     /// Every block's modulation from a conditioning vector, in one layer.
     ada: Linear,
 }
 
-/// Every block's modulation by one conditioning vector.
+/// Every block's modulation by one of several conditioning vectors.
+#[derive(Clone)]
 pub struct Modulation {
-    /// `[blocks * MODULATIONS * width]`.
+    /// `[vectors, blocks * MODULATIONS * width]`.
     values: Tensor,
+    vector: usize,
     width: usize,
 }
 
 impl Modulation {
-    fn get(&self, block: usize, which: usize) -> Result<Tensor> {
-        Ok(self.values.narrow(0, (block * MODULATIONS + which) * self.width, self.width)?)
+    /// That by another of the vectors.
+    #[must_use]
+    pub fn of(&self, vector: usize) -> Self {
+        Self { vector, ..self.clone() }
+    }
+
+    fn block(&self, block: usize) -> Result<Tensor> {
+        let length = MODULATIONS * self.width;
+        Ok(self.values.get(self.vector)?.narrow(0, block * length, length)?)
     }
 }
 
 /// What the temporal blocks see of the past while one chunk is made.
 #[derive(Default)]
 pub struct Recall<'a> {
-    /// Of every temporal block: keys and values with the features of their bias.
-    layers: Vec<Vec<(&'a KeyValues, Tensor)>>,
+    /// Of every temporal block.
+    layers: Vec<Vec<Past<'a>>>,
 }
 
 impl Trunk {
     /// Loads the blocks from `vars`, whose names begin with the block's number.
     pub fn load(vars: &Vars, config: &TrunkConfig, cond: usize) -> Result<Self> {
         let width = config.width;
-        let (mut blocks, mut weights, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut blocks, mut flows, mut weights, mut biases) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for layer in 0..config.layers {
             let vars = vars.pp(layer);
             weights.push(vars.tensor("ada.weight", &[MODULATIONS * width, cond])?);
             biases.push(vars.tensor("ada.bias", &[MODULATIONS * width])?);
-            let temporal = config.temporal.contains(&layer);
-            let flow = temporal.then(|| Flow::load(&vars.pp("flow"), config.heads, config.offsets.len()));
+            if config.temporal.contains(&layer) {
+                flows.push(Flow::load(&vars.pp("flow"), config.heads, config.offsets.len())?);
+            }
             blocks.push(Block {
                 qkv: vars.linear_no_bias("qkv", width, 3 * width)?,
                 q_norm: vars.tensor("q_norm", &[config.head_dim()])?,
@@ -72,11 +69,10 @@ impl Trunk {
                 proj: vars.linear_no_bias("proj", width, width)?,
                 fc1: vars.linear("fc1", width, 4 * width)?,
                 fc2: vars.linear("fc2", 4 * width, width)?,
-                flow: flow.transpose()?,
             });
         }
         let ada = Linear::new(&Tensor::cat(&weights, 0)?, Some(&Tensor::cat(&biases, 0)?))?;
-        Ok(Self { config: config.clone(), blocks, ada })
+        Ok(Self { config: config.clone(), blocks, flows, ada })
     }
 
     /// The trunk's sizes.
@@ -84,90 +80,83 @@ impl Trunk {
         &self.config
     }
 
-    /// The modulation by a conditioning vector `[1, cond]`.
+    /// The modulation by the first of conditioning vectors `[vectors, cond]`.
     pub fn modulation(&self, cond: &Tensor) -> Result<Modulation> {
-        Ok(Modulation { values: self.ada.forward(cond, Activation::None)?.flatten_all()?, width: self.config.width })
+        Ok(Modulation { values: self.ada.forward(cond, Activation::None)?, vector: 0, width: self.config.width })
     }
 
     /// What the blocks see of `memory` from where the camera is now.
     pub fn recall<'a>(&self, memory: &'a Memory, now: &Camera, grid: &Grid) -> Result<Recall<'a>> {
-        let flows = self.blocks.iter().filter_map(|block| block.flow.as_ref());
-        let layers = flows.enumerate().map(|(layer, flow)| {
+        let layers = self.flows.iter().enumerate().map(|(layer, flow)| {
             let slots = self.config.offsets.iter().enumerate();
             let seen = slots.filter_map(|(slot, &offset)| memory.back(offset).map(|chunk| (slot, chunk)));
             let seen = seen.map(|(slot, (then, layers))| {
-                Ok((&layers[layer], flow.query_features(slot, &now.motion_since(then), grid)?))
+                let features = flow.query_features(slot, &now.motion_since(then), grid)?;
+                Ok(Past { keys: &layers[layer], features })
             });
             seen.collect::<Result<Vec<_>>>()
         });
         Ok(Recall { layers: layers.collect::<Result<_>>()? })
     }
 
-    /// The tokens `[tokens, width]` after all blocks, and the keys and values of the temporal ones.
-    pub fn forward(
+    /// The tokens `[tokens, width]` after all blocks.
+    pub fn forward(&self, x: Tensor, modulation: &Modulation, grid: &Grid, recall: &Recall) -> Result<Tensor> {
+        let step = |x: Tensor, (layer, block): (usize, &Block)| {
+            let past = self.temporal(layer).map_or(&[][..], |index| &recall.layers[index]);
+            Ok(block.forward(&x, &modulation.block(layer)?, &grid.rope, past)?)
+        };
+        self.blocks.iter().enumerate().try_fold(x, step)
+    }
+
+    /// The same, with the keys and values of the temporal blocks.
+    pub fn forward_keeping(
         &self,
-        x: &Tensor,
+        x: Tensor,
         modulation: &Modulation,
         grid: &Grid,
         recall: &Recall,
     ) -> Result<(Tensor, Vec<KeyValues>)> {
-        let (mut x, mut remembered) = (x.clone(), Vec::new());
-        for layer in 0..self.blocks.len() {
-            x = self.block(layer, &x, modulation, grid, recall, &mut remembered)?;
-        }
-        Ok((x, remembered))
+        let mut kept = Vec::with_capacity(self.flows.len());
+        Ok((self.keep(self.blocks.len(), x, modulation, grid, recall, &mut kept)?, kept))
     }
 
     /// Only the keys and values of the temporal blocks.
-    pub fn remember(
-        &self,
-        x: &Tensor,
-        modulation: &Modulation,
-        grid: &Grid,
-        recall: &Recall,
-    ) -> Result<Vec<KeyValues>> {
-        let (mut x, mut remembered) = (x.clone(), Vec::new());
+    pub fn remember(&self, x: Tensor, modulation: &Modulation, grid: &Grid, recall: &Recall) -> Result<Vec<KeyValues>> {
+        let mut kept = Vec::with_capacity(self.flows.len());
         if let Some(&last) = self.config.temporal.last() {
-            for layer in 0..last {
-                x = self.block(layer, &x, modulation, grid, recall, &mut remembered)?;
-            }
-            remembered.push(self.keys(last, &x, modulation, grid)?.1);
+            let x = self.keep(last, x, modulation, grid, recall, &mut kept)?;
+            kept.push(self.blocks[last].keys(&x, &modulation.block(last)?, &grid.rope, &grid.key_features)?);
         }
-        Ok(remembered)
+        Ok(kept)
     }
 
-    fn block(
+    /// The tokens after the first `count` blocks, whose keys and values go to `kept` if they are temporal.
+    fn keep(
         &self,
-        layer: usize,
-        x: &Tensor,
+        count: usize,
+        mut x: Tensor,
         modulation: &Modulation,
         grid: &Grid,
         recall: &Recall,
-        remembered: &mut Vec<KeyValues>,
+        kept: &mut Vec<KeyValues>,
     ) -> Result<Tensor> {
-        let block = &self.blocks[layer];
-        let (q, own) = self.keys(layer, x, modulation, grid)?;
-        let past: Vec<_> = match block.flow {
-            Some(_) => recall.layers[remembered.len()].iter().map(|(stored, features)| (*stored, features)).collect(),
-            None => Vec::new(),
-        };
-        let seen = attention(&q, &own, &past)?;
-        if block.flow.is_some() {
-            remembered.push(own);
+        for (layer, block) in self.blocks[..count].iter().enumerate() {
+            let modulation = modulation.block(layer)?;
+            match self.temporal(layer) {
+                Some(index) => {
+                    let past = &recall.layers[index];
+                    let keys;
+                    (x, keys) = block.forward_keeping(&x, &modulation, &grid.rope, past, &grid.key_features)?;
+                    kept.push(keys);
+                }
+                None => x = block.forward(&x, &modulation, &grid.rope, &[])?,
+            }
         }
-        let x = block.proj.forward_residual(&seen, x, &modulation.get(layer, 2)?)?;
-        let h = norm_modulate(&x, &modulation.get(layer, 3)?, &modulation.get(layer, 4)?)?;
-        let h = block.fc1.forward(&h, Activation::Gelu)?;
-        Ok(block.fc2.forward_residual(&h, &x, &modulation.get(layer, 5)?)?)
+        Ok(x)
     }
 
-    /// The queries, keys and values of one block.
-    fn keys(&self, layer: usize, x: &Tensor, modulation: &Modulation, grid: &Grid) -> Result<(Tensor, KeyValues)> {
-        let block = &self.blocks[layer];
-        let h = norm_modulate(x, &modulation.get(layer, 0)?, &modulation.get(layer, 1)?)?;
-        let qkv = block.qkv.forward(&h, Activation::None)?;
-        let (q, k, v) = qk_norm_rope(&qkv, &block.q_norm, &block.k_norm, &grid.rope)?;
-        let features = block.flow.is_some().then_some(&grid.key_features);
-        Ok((q, KeyValues::new(&k, &v, self.config.heads, features)?))
+    /// The number of a layer among the temporal ones.
+    fn temporal(&self, layer: usize) -> Option<usize> {
+        self.config.temporal.iter().position(|&temporal| temporal == layer)
     }
 }

@@ -94,7 +94,7 @@ impl Vcn {
         let x = cells_to_tokens(&activate(&x, Activation::Silu)?, self.cells)?;
         let x = self.enc_token.forward(&x, Activation::None)?;
         let cond = self.enc_control.forward(controls, Activation::Silu)?;
-        let (x, _) = self.enc_blocks.forward(&x, &self.enc_blocks.modulation(&cond)?, grid, &Recall::default())?;
+        let x = self.enc_blocks.forward(x, &self.enc_blocks.modulation(&cond)?, grid, &Recall::default())?;
         Ok(rms_norm(&self.enc_out.forward(&rms_norm(&x)?, Activation::None)?)?)
     }
 
@@ -109,7 +109,7 @@ impl Vcn {
         recall: &Recall,
     ) -> Result<(Tensor, Vec<KeyValues>)> {
         let x = self.dec_in.forward(latent, Activation::None)?;
-        let (x, remembered) = self.dec_blocks.forward(&x, &self.modulation(controls)?, grid, recall)?;
+        let (x, remembered) = self.dec_blocks.forward_keeping(x, &self.modulation(controls)?, grid, recall)?;
         let x = self.dec_token.forward(&rms_norm(&x)?, Activation::None)?;
         let mut x = tokens_to_cells(&x, grid.height, grid.width, self.cells)?;
         for res in &self.dec_res {
@@ -125,7 +125,7 @@ impl Vcn {
     /// Only what the decoder remembers of a latent and its controls.
     pub fn remember(&self, latent: &Tensor, controls: &Tensor, grid: &Grid, recall: &Recall) -> Result<Vec<KeyValues>> {
         let x = self.dec_in.forward(latent, Activation::None)?;
-        self.dec_blocks.remember(&x, &self.modulation(controls)?, grid, recall)
+        self.dec_blocks.remember(x, &self.modulation(controls)?, grid, recall)
     }
 
     fn modulation(&self, controls: &Tensor) -> Result<Modulation> {

@@ -61,12 +61,12 @@ pub fn turn_back(cells: &Tensor, turns: &[[f32; 2]], side: usize) -> Result<Tens
     let focal = FOCAL * ((height * width) as f32).sqrt() * side as f32;
     let middle = [width, height].map(|cells| (cells * side) as f32 / 2.0);
 
+    let turns: Vec<_> = turns.iter().map(|turn| turn.map(f32::sin_cos)).collect();
     let mut out = vec![0.0; height * width * frames * picture];
     let cell_at = |cell: usize, out: &mut [f32]| {
         let (residuals, last) = (&values[cell * channels + frames * picture..], (frames - 1) * picture);
         out[last..].copy_from_slice(&values[cell * channels + last..][..picture]);
-        for (frame, [yaw, pitch]) in turns.iter().enumerate() {
-            let ((ys, yc), (ps, pc)) = (yaw.sin_cos(), pitch.sin_cos());
+        for (frame, &[(ys, yc), (ps, pc)]) in turns.iter().enumerate() {
             for pixel in 0..side * side {
                 let x = ((cell % width * side + pixel % side) as f32 + 0.5 - middle[0]) / focal;
                 let y = ((cell / width * side + pixel / side) as f32 + 0.5 - middle[1]) / focal;

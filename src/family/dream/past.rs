@@ -37,15 +37,9 @@ impl Past {
     }
 
     /// What the DiT is told of the next chunk, at whose end the camera stands at `camera`.
-    pub fn chunk<'a>(
-        &'a self,
-        networks: &Networks,
-        camera: &Camera,
-        prompt: &'a Tensor,
-        grid: &'a Grid,
-    ) -> Result<Chunk<'a>> {
+    pub fn chunk<'a>(&'a self, networks: &Networks, camera: &Camera, grid: &'a Grid) -> Result<Chunk<'a>> {
         let recall = networks.dit.blocks().recall(&self.dit, camera, grid)?;
-        Ok(Chunk { grid, prompt, before: [&self.before[0], &self.before[1]], recall })
+        Ok(Chunk { grid, before: [&self.before[0], &self.before[1]], recall })
     }
 
     /// Adds all of it to `state`.

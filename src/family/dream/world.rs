@@ -12,8 +12,9 @@ use crate::kernel::{KeyValues, cells_to_frames, frames_to_cells};
 use crate::model::action::{Camera, control_features, turns};
 use crate::model::cache::{Memory, saved};
 use crate::model::config::Config;
+use crate::model::dit::Condition;
 use crate::model::patch::Grid;
-use crate::model::sampler::{guided, remembered, sample};
+use crate::model::sampler::{guided, levels, remembered, sample};
 use crate::model::{CONTEXT_NOISE_STEP, NoiseSource, RolloutState, Settings, StageTimes};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -35,7 +36,9 @@ pub struct World {
 /// A chunk that is made but not remembered.
 struct Pending {
     latent: Tensor,
-    prompt: Tensor,
+    /// The noise level at which it will be remembered, and the DiT's condition there.
+    context_noise: f32,
+    condition: Condition,
     camera: Camera,
     decoder: Vec<KeyValues>,
 }
@@ -114,7 +117,9 @@ impl World {
         let recall = networks.vcn.decoder().recall(&self.past.decoder, &camera, &self.decoder_grid)?;
         let decoder = networks.vcn.remember(&latent, &controls, &self.decoder_grid, &recall)?;
         let prompt = networks.dit.prompt(&self.text, &controls, &camera)?;
-        self.remember(Pending { latent, prompt, camera, decoder }, noise)
+        let context_noise = self.settings.context_noise;
+        let condition = networks.dit.conditions(&[1.0 - context_noise], &prompt)?.at(0)?;
+        self.remember(Pending { latent, context_noise, condition, camera, decoder }, noise)
     }
 
     /// Denoises `noise` `[tokens, latent]` to the latent of the next chunk and decodes it to cells; both wait for
@@ -127,27 +132,30 @@ impl World {
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
         let (turns, controls) = (turns(controls), control_features(controls, &networks.device)?);
-        let prompt = networks.dit.prompt(&self.text, &controls, &camera)?;
-        let known = self.past.chunk(&networks, &camera, &prompt, &self.dit_grid)?;
-        let Settings { steps, first_steps, first_guidance, .. } = self.settings;
+        let Settings { steps, first_steps, first_guidance, context_noise } = self.settings;
+        let steps = if self.past.empty { first_steps } else { steps };
+        let taus = [levels(steps), vec![1.0 - context_noise]].concat();
+        let conditions =
+            |text: &Tensor| networks.dit.conditions(&taus, &networks.dit.prompt(text, &controls, &camera)?);
+        let prompted = conditions(&self.text)?;
+        let known = self.past.chunk(&networks, &camera, &self.dit_grid)?;
         let latent = if self.past.empty && first_guidance > 1.0 {
-            let prompt = networks.dit.prompt(&self.text.zeros_like()?, &controls, &camera)?;
-            let unprompted = self.past.chunk(&networks, &camera, &prompt, &self.dit_grid)?;
-            sample(noise, first_steps, |x, tau| {
-                let [with, without] = [&known, &unprompted].map(|chunk| networks.dit.denoise(x, tau, chunk));
+            let unprompted = conditions(&self.text.zeros_like()?)?;
+            sample(noise, steps, |x, i| {
+                let [with, without] = [&prompted, &unprompted].map(|c| networks.dit.denoise(x, &c.at(i)?, &known));
                 guided(&with?, &without?, first_guidance)
             })?
         } else {
-            let steps = if self.past.empty { first_steps } else { steps };
-            sample(noise, steps, |x, tau| networks.dit.denoise(x, tau, &known))?
+            sample(noise, steps, |x, i| networks.dit.denoise(x, &prompted.at(i)?, &known))?
         };
+        let condition = prompted.at(steps)?;
         self.times.denoise = start.elapsed();
 
         let start = Instant::now();
         let recall = networks.vcn.decoder().recall(&self.past.decoder, &camera, &self.decoder_grid)?;
         let (cells, decoder) = networks.vcn.decode(&latent, &controls, &turns, &self.decoder_grid, &recall)?;
         self.times.decode = start.elapsed();
-        self.pending = Some(Pending { latent: latent.clone(), prompt, camera, decoder });
+        self.pending = Some(Pending { latent: latent.clone(), context_noise, condition, camera, decoder });
         Ok((latent, cells))
     }
 
@@ -165,10 +173,9 @@ impl World {
     fn remember(&mut self, chunk: Pending, noise: &Tensor) -> Result<()> {
         let start = Instant::now();
         let networks = Arc::clone(&self.networks);
-        let level = self.settings.context_noise;
-        let latent = remembered(&chunk.latent, noise, level)?;
-        let known = self.past.chunk(&networks, &chunk.camera, &chunk.prompt, &self.dit_grid)?;
-        let layers = networks.dit.remember(&latent, 1.0 - level, &known)?;
+        let latent = remembered(&chunk.latent, noise, chunk.context_noise)?;
+        let known = self.past.chunk(&networks, &chunk.camera, &self.dit_grid)?;
+        let layers = networks.dit.remember(&latent, &chunk.condition, &known)?;
         self.past.dit.push(chunk.camera, layers);
         self.past.decoder.push(chunk.camera, chunk.decoder);
         self.past.before.swap(0, 1);

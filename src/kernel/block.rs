@@ -1,0 +1,310 @@
+//! A transformer block as one operator, whose intermediate results rest in buffers that are kept.
+
+use std::cell::RefCell;
+
+use candle_core::{Result, Tensor, bail};
+
+use super::attention::{self, KeyValues, Past, attend, pack_head};
+use super::gemm::Packed;
+use super::linear::{Activation, Epilogue, Linear};
+use super::norm::{norm_all, stock_modulate};
+use super::op::{SharedOut, View};
+use super::rope::{self, Rope, norm_rotate};
+use super::threads::for_each_mut;
+
+/// Vectors that modulate a block: shift, scale and gate of its attention, then of its MLP.
+pub const MODULATIONS: usize = 6;
+
+/// A DiT block (Peebles & Xie 2023, adaLN-Zero) with QK-norm.
+pub struct Block {
+    /// Queries, keys and values of all heads.
+    pub qkv: Linear,
+    /// Scale `[head_dim]` of a normed query.
+    pub q_norm: Tensor,
+    /// Scale `[head_dim]` of a normed key.
+    pub k_norm: Tensor,
+    /// What follows the attention.
+    pub proj: Linear,
+    /// The first half of the MLP.
+    pub fc1: Linear,
+    /// The second half of the MLP.
+    pub fc2: Linear,
+}
+
+/// Buffers of a thread that leads.
+#[derive(Default)]
+struct Scratch {
+    normed: Vec<f32>,
+    qkv: Vec<f32>,
+    /// Keys and values of every head.
+    own: Vec<[Packed; 2]>,
+    seen: Vec<f32>,
+    between: Vec<f32>,
+    hidden: Vec<f32>,
+}
+
+thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
+
+impl Block {
+    /// The tokens x `[tokens, width]` after the block under `modulation` `[MODULATIONS * width]`. They attend to each other
+    /// and to the `past`.
+    pub fn forward(&self, x: &Tensor, modulation: &Tensor, rope: &Rope, past: &[Past]) -> Result<Tensor> {
+        Ok(self.run(x, modulation, rope, past, None)?.0)
+    }
+
+    /// The same, with the tokens' keys and values to be attended to later by their bias `features` `[tokens, FLOW_DIM]`.
+    pub fn forward_keeping(
+        &self,
+        x: &Tensor,
+        modulation: &Tensor,
+        rope: &Rope,
+        past: &[Past],
+        features: &Tensor,
+    ) -> Result<(Tensor, KeyValues)> {
+        let (x, keys) = self.run(x, modulation, rope, past, Some(features))?;
+        Ok((x, keys.expect("asked for")))
+    }
+
+    fn run(
+        &self,
+        x: &Tensor,
+        modulation: &Tensor,
+        rope: &Rope,
+        past: &[Past],
+        features: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<KeyValues>)> {
+        self.check(x, modulation, rope)?;
+        past.iter().try_for_each(|past| past.check(x, self.heads()))?;
+        if !x.device().is_cpu() {
+            return self.stock(x, modulation, rope, past, features);
+        }
+        let (tokens, width) = x.dims2()?;
+        let segments = past.iter().map(Past::segment).collect::<Result<Vec<_>>>()?;
+        let (input, modulation) = (View::new(x)?, View::new(modulation)?);
+        let (bias1, bias2) = (self.fc1.bias()?, self.fc2.bias()?);
+        let part = |i: usize| &modulation[i * width..][..width];
+        let mut out = vec![0.0; tokens * width];
+        let keys = SCRATCH.with_borrow_mut(|scratch| {
+            self.prepare(&input, &modulation, rope, scratch)?;
+            let Scratch { normed, qkv, own, seen, between, hidden } = scratch;
+            seen.resize(tokens * width, 0.0);
+            attend(qkv, 3 * width, self.head_dim(), own, &segments, seen);
+            between.resize(tokens * width, 0.0);
+            let (residual, gate) = (Some(&*input), Some(part(2)));
+            self.proj.product(seen, &Epilogue { residual, gate, ..Epilogue::default() }, between);
+            norm_all(between, normed, width, part(3), part(4));
+            hidden.resize(tokens * self.fc1.outputs(), 0.0);
+            let (bias, activation) = (bias1.as_deref(), Activation::Gelu);
+            self.fc1.product(normed, &Epilogue { bias, activation, ..Epilogue::default() }, hidden);
+            let (bias, residual, gate) = (bias2.as_deref(), Some(&between[..]), Some(part(5)));
+            self.fc2.product(hidden, &Epilogue { bias, residual, gate, ..Epilogue::default() }, &mut out);
+            features.map(|features| self.keep(qkv, features)).transpose()
+        })?;
+        Ok((Tensor::from_vec(out, (tokens, width), x.device())?, keys))
+    }
+
+    /// Only the keys and values of [`Block::forward_keeping`].
+    pub fn keys(&self, x: &Tensor, modulation: &Tensor, rope: &Rope, features: &Tensor) -> Result<KeyValues> {
+        self.check(x, modulation, rope)?;
+        if !x.device().is_cpu() {
+            return Ok(self.stock_keys(x, modulation, rope, Some(features))?.1);
+        }
+        let (input, modulation) = (View::new(x)?, View::new(modulation)?);
+        SCRATCH.with_borrow_mut(|scratch| {
+            self.prepare(&input, &modulation, rope, scratch)?;
+            self.keep(&scratch.qkv, features)
+        })
+    }
+
+    /// Queries, keys and values in `scratch.qkv`, these packed in `scratch.own`.
+    fn prepare(&self, x: &[f32], modulation: &[f32], rope: &Rope, scratch: &mut Scratch) -> Result<()> {
+        let (width, head_dim) = (self.width(), self.head_dim());
+        let (wq, wk) = (View::new(&self.q_norm)?, View::new(&self.k_norm)?);
+        let (cos, sin) = (View::new(&rope.cos)?, View::new(&rope.sin)?);
+        let Scratch { normed, qkv, own, .. } = scratch;
+        normed.resize(x.len(), 0.0);
+        norm_all(x, normed, width, &modulation[..width], &modulation[width..2 * width]);
+        qkv.resize(3 * x.len(), 0.0);
+        self.qkv.product(normed, &Epilogue::default(), qkv);
+        own.resize_with(self.heads(), Default::default);
+        let (tokens, half) = (x.len() / width, head_dim / 2);
+        let out = SharedOut::new(qkv);
+        for_each_mut(own, |head, packed| {
+            // SAFETY: a head's queries, keys and values belong to one task.
+            let at = |token: usize, part: usize| unsafe {
+                let start = (3 * token + part) * width + head * head_dim;
+                out.slice(start..start + head_dim)
+            };
+            for token in 0..tokens {
+                let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
+                norm_rotate(at(token, 0), &wq, cos, sin);
+                norm_rotate(at(token, 1), &wk, cos, sin);
+            }
+            pack_head(packed, tokens, head_dim, |token| at(token, 1), |token| at(token, 2), &[]);
+        });
+        Ok(())
+    }
+
+    fn keep(&self, qkv: &[f32], features: &Tensor) -> Result<KeyValues> {
+        let width = self.width();
+        let part = |i: usize| {
+            let rows = qkv.chunks_exact(3 * width).flat_map(|row| &row[i * width..][..width]);
+            Tensor::from_vec(rows.copied().collect(), (qkv.len() / (3 * width), width), features.device())
+        };
+        KeyValues::new(&part(1)?, &part(2)?, self.heads(), Some(features))
+    }
+
+    fn width(&self) -> usize {
+        self.proj.outputs()
+    }
+
+    fn head_dim(&self) -> usize {
+        self.q_norm.elem_count()
+    }
+
+    fn heads(&self) -> usize {
+        self.width() / self.head_dim()
+    }
+
+    fn check(&self, x: &Tensor, modulation: &Tensor, rope: &Rope) -> Result<()> {
+        let (tokens, width) = x.dims2()?;
+        let table = [tokens, self.head_dim() / 2];
+        if width != self.width()
+            || modulation.dims() != [MODULATIONS * width]
+            || rope.cos.dims() != table
+            || rope.sin.dims() != table
+        {
+            bail!(
+                "a block of width {} does not fit tokens {:?}, modulation {:?} and tables {:?}",
+                self.width(),
+                x.shape(),
+                modulation.shape(),
+                rope.cos.shape()
+            );
+        }
+        Ok(())
+    }
+
+    fn stock_keys(
+        &self,
+        x: &Tensor,
+        modulation: &Tensor,
+        rope: &Rope,
+        features: Option<&Tensor>,
+    ) -> Result<(Tensor, KeyValues)> {
+        let width = self.width();
+        let h = stock_modulate(x, &modulation.narrow(0, 0, width)?, &modulation.narrow(0, width, width)?)?;
+        let qkv = self.qkv.forward(&h, Activation::None)?;
+        let part = |i: usize| qkv.narrow(1, i * width, width)?.contiguous();
+        let (q, k) = (rope::stock(&part(0)?, &self.q_norm, rope)?, rope::stock(&part(1)?, &self.k_norm, rope)?);
+        Ok((q, KeyValues::new(&k, &part(2)?, self.heads(), features)?))
+    }
+
+    fn stock(
+        &self,
+        x: &Tensor,
+        modulation: &Tensor,
+        rope: &Rope,
+        past: &[Past],
+        features: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<KeyValues>)> {
+        let part = |i: usize| modulation.narrow(0, i * self.width(), self.width());
+        let (q, own) = self.stock_keys(x, modulation, rope, features)?;
+        let seen = attention::stock(&q, &own, past)?;
+        let x = (x + self.proj.forward(&seen, Activation::None)?.broadcast_mul(&part(2)?)?)?;
+        let h = stock_modulate(&x, &part(3)?, &part(4)?)?;
+        let h = self.fc2.forward(&self.fc1.forward(&h, Activation::Gelu)?, Activation::None)?;
+        Ok(((x + h.broadcast_mul(&part(5)?)?)?, features.is_some().then_some(own)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{FLOW_DIM, ThreadPool};
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    fn random(shape: &[usize], scale: f32) -> Tensor {
+        Tensor::randn(0f32, scale, shape, &Device::Cpu).unwrap()
+    }
+
+    fn block(heads: usize, head_dim: usize) -> Block {
+        let width = heads * head_dim;
+        let linear = |inputs: usize, outputs: usize, bias: bool| {
+            let bias = bias.then(|| random(&[outputs], 1.0));
+            Linear::new(&random(&[outputs, inputs], (inputs as f32).powf(-0.5)), bias.as_ref()).unwrap()
+        };
+        Block {
+            qkv: linear(width, 3 * width, false),
+            q_norm: random(&[head_dim], 1.0),
+            k_norm: random(&[head_dim], 1.0),
+            proj: linear(width, width, false),
+            fc1: linear(width, 4 * width, true),
+            fc2: linear(4 * width, width, true),
+        }
+    }
+
+    /// A block, its tokens, modulation and places, and a segment of the past with the queries' features.
+    type Case = (Block, Tensor, Tensor, Rope, KeyValues, Tensor);
+
+    fn case(tokens: usize, heads: usize, half: usize, past: usize) -> Case {
+        let (head_dim, width) = (2 * half, heads * 2 * half);
+        let angle = random(&[tokens, half], 1.0);
+        let rope = Rope { cos: angle.cos().unwrap(), sin: angle.sin().unwrap() };
+        let (keys, values) = (random(&[past, width], 1.0), random(&[past, width], 1.0));
+        let segment = KeyValues::new(&keys, &values, heads, Some(&random(&[past, FLOW_DIM], 1.0))).unwrap();
+        let features = random(&[heads, tokens, FLOW_DIM], 1.0);
+        let (x, modulation) = (random(&[tokens, width], 1.0), random(&[MODULATIONS * width], 0.5));
+        (block(heads, head_dim), x, modulation, rope, segment, features)
+    }
+
+    fn worst(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn matches_stock_candle(tokens in 1..70_usize, heads in 1..4_usize, half in 1..20_usize, old in 1..50_usize) {
+            let (block, x, modulation, rope, keys, features) = case(tokens, heads, half, old);
+            let past = [Past { keys: &keys, features }];
+            let of_keys = random(&[tokens, FLOW_DIM], 1.0);
+            let (y, kept) = block.forward_keeping(&x, &modulation, &rope, &past, &of_keys).unwrap();
+            let (reference, own) = block.stock(&x, &modulation, &rope, &past, Some(&of_keys)).unwrap();
+            let only = block.keys(&x, &modulation, &rope, &of_keys).unwrap();
+            let own = own.unwrap();
+            prop_assert!(worst(&y, &reference) < 1e-3, "{}", worst(&y, &reference));
+            for kept in [kept, only] {
+                prop_assert!(worst(kept.keys(), own.keys()) < 1e-4 && worst(kept.values(), own.values()) < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_the_number_of_threads() {
+        let (block, x, modulation, rope, keys, features) = case(64, 3, 16, 64);
+        let past = [Past { keys: &keys, features }];
+        let run = |threads| {
+            let pool = ThreadPool::new(threads).unwrap();
+            let y = pool.install(|| block.forward(&x, &modulation, &rope, &past)).unwrap();
+            y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let once = run(1);
+        assert!([2, 3, 5].into_iter().all(|threads| run(threads) == once));
+    }
+
+    #[test]
+    fn a_misfit_is_an_error() {
+        let (block, x, modulation, rope, keys, features) = case(4, 2, 3, 5);
+        let forward =
+            |x: &Tensor, modulation: &Tensor, past: &[Past]| block.forward(x, modulation, &rope, past).is_ok();
+        assert!(forward(&x, &modulation, &[]));
+        assert!(!forward(&random(&[4, 13], 1.0), &modulation, &[]));
+        assert!(!forward(&random(&[5, 12], 1.0), &modulation, &[]));
+        assert!(!forward(&x, &random(&[12], 1.0), &[]));
+        let narrow = features.narrow(1, 0, 3).unwrap();
+        assert!(!forward(&x, &modulation, &[Past { keys: &keys, features: narrow }]));
+    }
+}
