@@ -24,7 +24,7 @@ mod pixels;
 mod rope;
 mod threads;
 
-pub use attention::{FLOW_DIM, KeyValues, Past};
+pub use attention::{FLOW_DIM, KeyValues, Past, attention};
 pub use block::{Block, MODULATIONS};
 pub use conv::Conv3x3;
 pub use gemm::gemm_peak_gflops;

@@ -6,7 +6,7 @@ use candle_core::{D, Result, Tensor, bail};
 
 use super::gemm::{NR, Packed, Tile, multiply, tiles, with_scratch};
 use super::math::{exp, max, simd, sum};
-use super::op::{SharedOut, View};
+use super::op::{SharedOut, View, apply};
 use super::threads::{for_each, for_each_mut};
 
 /// Length of the feature vectors whose products are a flow bias.
@@ -121,8 +121,22 @@ pub(super) struct Segment<'a> {
     features: View<'a>,
 }
 
-/// Softmax attention `[queries, heads * head_dim]` to the segment `own`, packed without features, and to `past` ones. `q`
-/// holds a query every `stride` values.
+/// Softmax attention `[queries, width]` of q `[queries, width]` to the segment `own`, whose features do not count, and to
+/// `past` ones.
+pub fn attention(q: &Tensor, own: &KeyValues, past: &[Past]) -> Result<Tensor> {
+    let (_, width) = q.dims2()?;
+    if own.keys.dim(1)? != width {
+        bail!("queries {:?} do not fit keys {:?}", q.shape(), own.keys.shape());
+    }
+    past.iter().try_for_each(|past| past.check(q, own.heads))?;
+    if own.packed.is_empty() {
+        return stock(q, own, past);
+    }
+    let segments = past.iter().map(Past::segment).collect::<Result<Vec<_>>>()?;
+    apply("attention", q, q.shape(), |q, out| attend(q, width, width / own.heads, &own.packed, &segments, out))
+}
+
+/// [`attention`] on the CPU. `q` holds a query every `stride` values.
 pub(super) fn attend(
     q: &[f32],
     stride: usize,
@@ -166,6 +180,7 @@ fn attend_block(
         for (row, query) in rows.chunks_exact_mut(depth).zip(block.clone()) {
             let query = &q[query * stride + head * head_dim..][..head_dim];
             row.iter_mut().zip(query).for_each(|(o, q)| *o = q * scale);
+            row[head_dim..].fill(0.0);
         }
         let mut tile = Tile::default();
         let mut offset = 0;
@@ -264,16 +279,14 @@ mod tests {
 
         #[test]
         fn matches_stock_candle(queries in 1..60_usize, heads in 1..4_usize, head_dim in 1..40_usize,
-                                tokens in 1..50_usize, old in prop::collection::vec(1..50_usize, 0..4)) {
+                                tokens in 1..50_usize, biased: bool, old in prop::collection::vec(1..50_usize, 0..4)) {
             let q = random(&[queries, heads * head_dim]);
-            let own = segment(tokens, heads, head_dim, false);
+            let own = segment(tokens, heads, head_dim, biased);
             let old: Vec<_> = old.iter().map(|&n| segment(n, heads, head_dim, true)).collect();
             let past: Vec<_> =
                 old.iter().map(|keys| Past { keys, features: random(&[heads, queries, FLOW_DIM]) }).collect();
             let reference = stock(&q, &own, &past).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let segments: Vec<_> = past.iter().map(|past| past.segment().unwrap()).collect();
-            let mut ours = vec![0.0; queries * heads * head_dim];
-            attend(&View::new(&q).unwrap(), heads * head_dim, head_dim, &own.packed, &segments, &mut ours);
+            let ours = attention(&q, &own, &past).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             prop_assert!(ours.iter().zip(&reference).all(|(a, b)| (a - b).abs() < 1e-4));
         }
     }

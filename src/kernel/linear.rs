@@ -156,12 +156,33 @@ impl Linear {
         self.outputs
     }
 
-    /// `activation(x Wᵀ + b)` of x `[rows, in]`.
-    pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+    /// `residual + gate * (x Wᵀ + b)`, with residual `[rows, out]` and gate `[out]`.
+    pub fn forward_residual(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
+        let rows = self.rows(x)?;
+        if residual.dims() != [rows, self.outputs] || gate.dims() != [self.outputs] {
+            bail!("residual or gate do not fit an output of {rows} by {}", self.outputs);
+        }
+        if let Weight::Stock(weight) = &self.weight {
+            let y = stock(x, weight, self.bias.as_ref(), Activation::None)?;
+            return residual + y.broadcast_mul(gate)?;
+        }
+        let (bias, residual, gate) = (self.bias()?, View::new(residual)?, View::new(gate)?);
+        let (residual, gate) = (Some(&*residual), Some(&*gate));
+        let epilogue = Epilogue { bias: bias.as_deref(), residual, gate, ..Epilogue::default() };
+        apply("linear", x, (rows, self.outputs), |x, out| self.product(x, &epilogue, out))
+    }
+
+    fn rows(&self, x: &Tensor) -> Result<usize> {
         let (rows, inputs) = x.dims2()?;
         if inputs != self.inputs {
             bail!("a layer of {} inputs got {inputs}", self.inputs);
         }
+        Ok(rows)
+    }
+
+    /// `activation(x Wᵀ + b)` of x `[rows, in]`.
+    pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let rows = self.rows(x)?;
         if let Weight::Stock(weight) = &self.weight {
             return stock(x, weight, self.bias.as_ref(), activation);
         }
@@ -219,6 +240,16 @@ mod tests {
             let activation = [Activation::None, Activation::Silu, Activation::Gelu][activation];
             let reference = stock(&x, &weight.t().unwrap(), bias.as_ref(), activation).unwrap();
             prop_assert!(worst(&layer.forward(&x, activation).unwrap(), &reference) < 1e-4);
+        }
+
+        #[test]
+        fn a_gated_residual_matches_stock_candle(rows in 1..80_usize, inputs in 1..50_usize, outputs in 1..70_usize) {
+            let (x, weight) = (random(&[rows, inputs]), random(&[outputs, inputs]));
+            let (residual, gate) = (random(&[rows, outputs]), random(&[outputs]));
+            let layer = Linear::new(&weight, None).unwrap();
+            let product = stock(&x, &weight.t().unwrap(), None, Activation::None).unwrap();
+            let reference = (&residual + product.broadcast_mul(&gate).unwrap()).unwrap();
+            prop_assert!(worst(&layer.forward_residual(&x, &residual, &gate).unwrap(), &reference) < 1e-4);
         }
     }
 

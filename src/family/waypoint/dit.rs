@@ -10,7 +10,7 @@ use super::layout::Names;
 use crate::Result;
 use crate::checkpoint::Vars;
 use crate::family::layer::{Turns, numbers};
-use crate::kernel::{Activation, FLOW_DIM, KeyValues, Linear, activate, attention, norm_modulate, rms_norm};
+use crate::kernel::{Activation, FLOW_DIM, KeyValues, Linear, Past, activate, attention, norm_modulate, rms_norm};
 
 /// Length of the embedding of a noise level.
 pub const NOISE_DIM: usize = 512;
@@ -211,7 +211,8 @@ impl DiT {
                 None => v,
             };
             let own = self.remembered(&k, &v)?;
-            let past: Vec<_> = past[i].0.iter().map(|frame| (frame, &self.no_bias.queries)).collect();
+            let past =
+                past[i].0.iter().map(|keys| Past { keys, features: self.no_bias.queries.clone() }).collect::<Vec<_>>();
             let attend = |q: &Linear| attention(&turns.norm(&q.forward(&h, Activation::None)?)?, &own, &past);
             let last = i + 1 == self.layers.len();
             if !(last && seen.is_some()) {
