@@ -172,7 +172,7 @@ def main():
         spent = flops(c, chunks * clips * world.size, copies) + flops(c, args.chunks * args.worlds, 3)
         run.update(loss + args.weight * fooled, spent,
                    {"loss": loss.item(), "noise": noise, "told": told.item(), "gap": mean(real - fake).item()})  # fmt: skip
-        if run.step % 50 == 0 and world.rank == 0:
+        if run.step % 100 == 0 and world.rank == 0:
             figures = {f"held_{k}": v for k, v in evaluate(run.ema, batches, held_out).items()}
             for episodes in walks:
                 figures["held_sharpness"] = endure(run.ema, vcn, captions, episodes, world.device)

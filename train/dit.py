@@ -12,9 +12,10 @@ import data
 import engine
 from data import Episodes, pick, to_float, training_sets
 from export import load_model
-from model import DiT, rms_norm, rollout
+from model import DiT, camera, rms_norm
 from text import TextEncoder
 from vcn import psnr
+from walk import Walks
 
 # what a step sees: its share of the draws, chunks a clip, clips (of --batch 4), noisy copies of each, and at most how
 # many more passes with the model's own predictions as the past. Many short clips teach fastest, long ones the memory,
@@ -135,8 +136,13 @@ def sheet(dit, batches, held_out, path, chunks=20):
     x, z, a, pitch, text, (h, w) = batches.draw(held_out, 4, chunks, mirror=False)
     batches.rng = rng
     g = torch.Generator().manual_seed(0)
-    noise, eps = (torch.randn(z.shape, generator=g) for _ in range(2))
-    out = rollout(dit, z[:, :2], a, pitch, text, noise, eps, h, w)
+    noise, eps = (torch.randn(z.shape, generator=g).to(z.device) for _ in range(2))
+    walks, cameras, out = Walks(dit, len(z), h, w, z.device), camera(a), []
+    for t in range(chunks):
+        steering = a[:, t], pitch[:, t], text[:, t], cameras[:, t]
+        out.append(z[:, t] if t < 2 else walks.step(*steering, noise[:, t]))
+        walks.commit(out[t], *steering, eps[:, t])
+    out = torch.stack(out, 1)
     y = batches.vcn.decode(out, a, h, w).clamp(-1, 1)
     pick = [0, 1, 2, 3, 4, 6, 8, 11, 15, 19]
     rows = [torch.cat([v[i, t, 1] for t in pick if t < chunks], -1) for i in range(len(x)) for v in (x, y)]
