@@ -30,6 +30,7 @@ pub use conv::Conv3x3;
 pub use gemm::gemm_peak_gflops;
 pub use linear::{Activation, Linear, activate};
 pub use norm::{norm_modulate, rms_norm};
+pub(crate) use op::View;
 pub use pixels::{cells_to_frames, frames_to_cells};
 pub use rope::Rope;
 pub(crate) use threads::for_each_chunk;

@@ -3,6 +3,7 @@
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::math::simd;
+use super::op::View;
 
 /// Colour channels of a frame.
 const RGB: usize = 3;
@@ -30,7 +31,8 @@ pub fn cells_to_frames(cells: &Tensor, frames: usize, side: usize) -> Result<Vec
     if channels != frames * RGB * side * side {
         bail!("cells of {channels} channels do not hold {frames} frames of {side}x{side} pixels");
     }
-    let values = cells.flatten_all()?.to_vec1::<f32>()?;
+    let cells = cells.to_device(&Device::Cpu)?.contiguous()?;
+    let values = View::new(&cells)?;
     let mut bytes = vec![0; values.len()];
     quantize(&values, &mut bytes);
     let mut out = vec![vec![0; height * width * side * side * RGB]; frames];

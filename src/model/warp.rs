@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::patch::FOCAL;
 use crate::Result;
-use crate::kernel::for_each_chunk;
+use crate::kernel::{View, for_each_chunk};
 
 /// Colour channels of a frame.
 const RGB: usize = 3;
@@ -56,7 +56,8 @@ pub fn turn_back(cells: &Tensor, turns: &[[f32; 2]], side: usize) -> Result<Tens
         let reason = format!("cells of {channels} channels are not what a decoder draws for {frames} frames");
         return Err(candle_core::Error::msg(reason).into());
     }
-    let values = cells.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
+    let cells_here = cells.to_device(&Device::Cpu)?;
+    let values = View::new(&cells_here)?;
     let drawn = Cells { values: &values, height, width, channels, side };
     let focal = FOCAL * ((height * width) as f32).sqrt() * side as f32;
     let middle = [width, height].map(|cells| (cells * side) as f32 / 2.0);

@@ -64,6 +64,10 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
             "p50": ms(&flat.chunks, 0.5), "p95": ms(&flat.chunks, 0.95), "max": ms(&flat.chunks, 1.0),
         },
         "control_to_frame_ms": { "p50": ms(&live.delays, 0.5), "p95": ms(&live.delays, 0.95) },
+        "spacing_ms": {
+            "p50": ms(&live.spacing, 0.5), "p95": ms(&live.spacing, 0.95), "max": ms(&live.spacing, 1.0),
+            "off": round(uneven(&live.spacing, info.fps)),
+        },
         "first_frame_ms": round(live.first_frame.as_secs_f64() * 1e3),
         "stage_ms": {
             "denoise": ms(&flat.denoise, 0.5), "decode": ms(&flat.decode, 0.5), "commit": ms(&flat.commit, 0.5),
@@ -84,6 +88,8 @@ struct Live {
     /// From taking the controls of a chunk to showing its first frame.
     delays: Vec<Duration>,
     shown_fps: f64,
+    /// From each frame shown to the next.
+    spacing: Vec<Duration>,
 }
 
 /// Runs the model thread in real time.
@@ -102,7 +108,7 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
     let options = StreamOptions { world, threads: Some(args.model.threads()), ..StreamOptions::default() };
     let mut stream = Stream::start(load, options)?;
     stream.input().hold(walking(0));
-    let (mut first, mut shown, mut delays) = (None, 0, Vec::new());
+    let (mut first, mut last, mut delays, mut spacing) = (None, None, Vec::new(), Vec::new());
     while first.is_none_or(|first: Instant| first.elapsed() < time) {
         for event in stream.events() {
             match event {
@@ -119,7 +125,7 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
         let now = Instant::now();
         if let Some(frame) = stream.due_frame(now) {
             first.get_or_insert(now);
-            shown += 1;
+            spacing.extend(last.replace(now).map(|last| now - last));
             if frame.tick == frame.chunk.first_tick {
                 delays.push(now - frame.chunk.sampled);
                 stream.input().hold(walking(frame.chunk.index as usize));
@@ -129,8 +135,8 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
     }
     let first = first.unwrap_or_else(Instant::now);
     let model = model.recv().map_err(|e| Error::Thread(e.to_string()))?;
-    let shown_fps = f64::from(shown) / first.elapsed().as_secs_f64();
-    Ok(Live { model, first_frame: first - began, delays, shown_fps })
+    let shown_fps = (spacing.len() + 1) as f64 / first.elapsed().as_secs_f64();
+    Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing })
 }
 
 /// Times of chunks that follow each other without a pause.
@@ -188,6 +194,13 @@ fn ms(times: &[Duration], quantile: f64) -> Option<f64> {
     Some(round(times.get(index.saturating_sub(1))?.as_secs_f64() * 1e3))
 }
 
+/// The share of spacings that are off the frame time by more than half of it.
+fn uneven(spacing: &[Duration], fps: f32) -> f64 {
+    let frame = 1.0 / f64::from(fps);
+    let off = spacing.iter().filter(|spacing| (spacing.as_secs_f64() - frame).abs() > frame / 2.0);
+    off.count() as f64 / spacing.len().max(1) as f64
+}
+
 fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
@@ -213,6 +226,13 @@ fn table(report: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_is_off_by_more_than_half_its_time() {
+        let spacing: Vec<_> = [50, 26, 74, 24, 76].map(Duration::from_millis).to_vec();
+        assert_eq!(uneven(&spacing, 20.0), 0.4);
+        assert_eq!(uneven(&[], 20.0), 0.0);
+    }
 
     #[test]
     fn quantiles_are_of_the_sorted_times() {
