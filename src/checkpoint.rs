@@ -20,7 +20,7 @@ use crate::family::waypoint::{self, Waypoint};
 use crate::model::WorldModel;
 use crate::{Error, Result};
 
-pub use index::{Entry, Index, checkpoints, is_checkpoint};
+pub use index::{Entry, Index, checkpoints, find, is_checkpoint};
 pub use weights::{Vars, Weights, sha256};
 
 /// Where a model runs.
@@ -106,22 +106,29 @@ pub fn load(path: impl AsRef<Path>, device: DeviceChoice) -> Result<Arc<dyn Worl
 pub fn family(path: &Path) -> Result<String> {
     #[derive(Deserialize)]
     struct Sniff {
-        family: String,
+        family: Option<String>,
     }
     if !path.is_dir() && !(path.is_file() && is_checkpoint(path)) {
         return Err(Error::model(path, "there is no such folder or checkpoint"));
     }
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
     let config = folder.join("config.json");
-    if !config.exists() && oasis::Files::sniff(path) {
-        return Ok("oasis".into());
+    if config.exists() {
+        let text = fs::read_to_string(&config).map_err(Error::io(&config))?;
+        let sniff: Sniff = serde_json::from_str(&text).map_err(|e| Error::model(&config, e.to_string()))?;
+        if let Some(family) = sniff.family {
+            return Ok(family);
+        }
     }
-    if !config.exists() && waypoint::Files::sniff(path) {
-        return Ok("waypoint".into());
+    let known = [("oasis", oasis::DIT_KEY), ("waypoint", waypoint::DIT_KEY)];
+    let known_by =
+        |index: Index| known.iter().find(|(_, key)| index.tensors().contains_key(*key)).map(|(name, _)| *name);
+    let mut files = checkpoints(path).into_iter().filter_map(|file| Index::open(file).ok());
+    match files.find_map(known_by) {
+        Some(family) => Ok(family.into()),
+        None if config.exists() => Err(Error::model(&config, "states no family, and no tensors tell it")),
+        None => Err(Error::io(&config)(std::io::ErrorKind::NotFound.into())),
     }
-    let text = fs::read_to_string(&config).map_err(Error::io(&config))?;
-    let sniff: Sniff = serde_json::from_str(&text).map_err(|e| Error::model(&config, e.to_string()))?;
-    Ok(sniff.family)
 }
 
 pub(crate) fn unknown_family(folder: &Path, family: &str) -> Error {

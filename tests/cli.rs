@@ -219,6 +219,10 @@ fn a_published_model_opens_like_our_own() {
     assert!(report["run"]["gflop_per_frame"].as_f64().is_some_and(|x| x > 0.0), "{report}");
     assert!(report["licence"].as_str().is_some_and(|x| x.contains("MIT")), "{report}");
 
+    let waypoint = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/waypoint");
+    let text = accepted(&["inspect", waypoint]);
+    assert!(text.contains("waypoint") && text.contains("all accounted for"), "{text}");
+
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let walk = dream(&["render", "--model", folder, "--frames", "3", "--out", &path("walk/")]);

@@ -74,6 +74,21 @@ fn matches_the_reference() {
 }
 
 #[test]
+fn pictures_may_be_told_in_other_ways() {
+    let raw = changed("case.safetensors", |tensors| {
+        let scale = bevy_dream::family::oasis::LATENT_SCALE;
+        let one = |name: &str| tensors[name].get(0).unwrap();
+        let [pixels, latents, decoded] = ["vae_rgb_in", "vae_latents", "vae_rgb_out"].map(one);
+        let signed = |x: Tensor| ((x * 2.0).unwrap() - 1.0).unwrap();
+        let tokens = (latents / scale).unwrap().flatten_from(1).unwrap().t().unwrap().contiguous().unwrap();
+        tensors.insert("vae_rgb_in".into(), signed(pixels));
+        tensors.insert("vae_latents".into(), tokens);
+        tensors.insert("vae_rgb_out".into(), signed(decoded));
+    });
+    assert_eq!(failed(&raw), [false; 3]);
+}
+
+#[test]
 fn the_exact_context_is_what_is_computed_without_a_cache() {
     let fixture = Fixture::load(&fixture("oasis"), &Device::Cpu).unwrap();
     let [exact, recomputed, streamed] =

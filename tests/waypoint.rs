@@ -226,6 +226,12 @@ fn playable() -> TempDir {
     folder
 }
 
+/// A config as one of the published kind.
+fn yaml(config: &str) -> String {
+    let config: BTreeMap<String, serde_json::Value> = serde_json::from_str(config).unwrap();
+    config.iter().filter(|(key, _)| *key != "family").map(|(key, value)| format!("{key}: {value}\n")).collect()
+}
+
 fn session(model: &Arc<dyn WorldModel>, start: Option<Frame>) -> Session {
     Session::new(Arc::clone(model), SessionOptions { seed: 5, start, ..Default::default() }).unwrap()
 }
@@ -239,6 +245,11 @@ fn walk(session: &mut Session, latents: usize, button: bool) -> Vec<Frame> {
 #[test]
 fn a_world_can_be_walked_saved_and_restored() {
     let folder = playable();
+    // Known by its tensors where the config is the published one, which states no family.
+    let config = fs::read_to_string(folder.path().join("config.json")).unwrap();
+    fs::write(folder.path().join("config.yaml"), yaml(&config)).unwrap();
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    assert_eq!(checkpoint::family(folder.path()).unwrap(), "waypoint");
     let model = checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
     let (info, size) = (model.info(), FrameSize::new(96, 64));
     assert_eq!((info.family.as_str(), info.frames_per_chunk, info.default_size), ("waypoint", 4, size));

@@ -194,6 +194,25 @@ pub fn checkpoints(path: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// The networks of a model among its `files`, each known by a tensor that no other has.
+///
+/// # Errors
+/// As of [`Index::open`]; [`Error::Model`] when two files hold the same network and neither is `path`.
+pub fn find<const N: usize>(path: &Path, files: Vec<PathBuf>, keys: [&str; N]) -> Result<[Option<Index>; N]> {
+    let mut found = [const { None }; N];
+    for file in files {
+        let index = Index::open(&file)?;
+        let Some(slot) = keys.iter().position(|key| index.tensors.contains_key(*key)) else { continue };
+        match &found[slot] {
+            None => found[slot] = Some(index),
+            // The file that was asked for comes first; its neighbours need not be of the same model.
+            Some(first) if first.path.file_name() == path.file_name() => {}
+            Some(first) => return Err(Error::model(&file, format!("the same network as {}", first.path.display()))),
+        }
+    }
+    Ok(found)
+}
+
 fn is_shards(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(SHARDS))
 }

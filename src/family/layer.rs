@@ -32,6 +32,40 @@ pub fn norm(x: &Tensor, scale: &[f32], shift: &[f32]) -> TensorResult<Tensor> {
     Tensor::from_vec(out, x.shape(), x.device())
 }
 
+/// `x / rms(x)` of every row of x `[rows, width]`. The kernels' own adds more to the mean square than PyTorch does by
+/// default, which shows where values are small.
+pub fn rms_norm(x: &Tensor) -> TensorResult<Tensor> {
+    let mut out = numbers(x)?;
+    for_each_chunk(&mut out, x.dim(1)?, |_, row| to_unit_rms(row));
+    Tensor::from_vec(out, x.shape(), x.device())
+}
+
+/// `rms_norm(x) * (1 + scale) + shift`, with x `[rows, width]`, shift and scale `[width]`.
+pub fn rms_modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> TensorResult<Tensor> {
+    let (mut out, scale, shift) = (numbers(x)?, numbers(scale)?, numbers(shift)?);
+    if scale.len() != x.dim(1)? || shift.len() != scale.len() {
+        bail!("scale and shift do not fit rows of {:?}", x.shape());
+    }
+    for_each_chunk(&mut out, scale.len(), |_, row| {
+        to_unit_rms(row);
+        for ((v, scale), shift) in row.iter_mut().zip(&scale).zip(&shift) {
+            *v = *v * (1.0 + scale) + shift;
+        }
+    });
+    Tensor::from_vec(out, x.shape(), x.device())
+}
+
+fn to_unit_rms(row: &mut [f32]) {
+    let factor = 1.0 / (sum(row, |v| v * v) / row.len() as f32 + f32::EPSILON).sqrt();
+    row.iter_mut().for_each(|v| *v *= factor);
+}
+
+/// The numbers from `from` to `to` in even steps, to the bit as PyTorch's `linspace` has them.
+fn linspace(from: f32, to: f32, count: usize, i: usize) -> f32 {
+    let step = (to - from) / (count.max(2) - 1) as f32;
+    if count == 1 || i < count / 2 { step.mul_add(i as f32, from) } else { (-step).mul_add((count - 1 - i) as f32, to) }
+}
+
 /// A sum in interleaved parts, which is faster and rounds less.
 fn sum(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut parts = [0.0; 16];
@@ -55,18 +89,14 @@ impl Turns {
     /// By a token's place in a grid: the first pairs turn with its line, the next with its column, the rest not at all.
     /// `frequencies` of each are spread evenly from 1 to `fastest` half turns. Angles of hundreds of radians are rounded to
     /// f32 as the reference does it.
-    pub fn in_space(height: usize, width: usize, head_dim: usize, frequencies: usize, fastest: f64) -> Self {
-        let spread = |from: f64, to: f64, count: usize, i: usize| match count {
-            1 => from as f32,
-            _ => (from + (to - from) * i as f64 / (count - 1) as f64) as f32,
-        };
+    pub fn in_space(height: usize, width: usize, head_dim: usize, frequencies: usize, fastest: f32) -> Self {
         let mut pairs = Vec::with_capacity(height * width * head_dim / 2);
         for y in 0..height {
             for x in 0..width {
                 let token = pairs.len();
                 for (count, place) in [(height, y), (width, x)] {
-                    let position = spread(-1.0, 1.0, count, place);
-                    let angle = |i| position * (spread(1.0, fastest, frequencies, i) * PI);
+                    let position = linspace(-1.0, 1.0, count, place);
+                    let angle = |i| position * (linspace(1.0, fastest, frequencies, i) * PI);
                     pairs.extend((0..frequencies).map(|i| turn(f64::from(angle(i)))));
                 }
                 pairs.resize(token + head_dim / 2, turn(0.0));
@@ -110,8 +140,7 @@ impl Turns {
         let mut out = numbers(x)?;
         for_each_chunk(&mut out, width, |token, heads| {
             for head in heads.chunks_exact_mut(self.head_dim) {
-                let factor = 1.0 / (sum(head, |v| v * v) / head.len() as f32 + f32::EPSILON).sqrt();
-                head.iter_mut().for_each(|v| *v *= factor);
+                to_unit_rms(head);
             }
             self.turn(token, heads);
         });
@@ -205,6 +234,14 @@ mod tests {
         let stock = candle_nn::ops::layer_norm_slow(&x, &scale, &shift, EPS).unwrap();
         assert!(worst(&ours, &stock) < 1e-5);
         assert!(norm(&x, &[1.0], &[0.0]).is_err());
+    }
+
+    #[test]
+    fn numbers_are_spread_as_pytorch_does() {
+        let spread = |from, to, count: usize| (0..count).map(|i| linspace(from, to, count, i)).collect::<Vec<_>>();
+        assert_eq!(spread(-1.0, 1.0, 1), [-1.0]);
+        assert_eq!(spread(-1.0, 1.0, 3), [-1.0, 0.0, 1.0]);
+        assert_eq!((spread(-1.0, 1.0, 16)[3], spread(1.0, 128.0, 16)[10]), (-0.599_999_96, 85.666_67));
     }
 
     #[test]

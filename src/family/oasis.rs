@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{Index, Weights, checkpoints, sha256};
+use crate::checkpoint::{Index, Weights, checkpoints, find, sha256};
 use crate::kernel::{cells_to_frames, frames_to_cells};
 use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
@@ -39,7 +39,7 @@ pub const NOTICE: &str = "oasis is a model of Decart and Etched; their code is u
 pub const FPS: f32 = 20.0;
 
 /// A tensor that only the DiT has.
-const DIT_KEY: &str = "x_embedder.proj.weight";
+pub const DIT_KEY: &str = "x_embedder.proj.weight";
 /// A tensor that only the autoencoder has.
 const VAE_KEY: &str = "post_quant_conv.weight";
 /// Tables that the reference saves under some of their names and that follow from the sizes.
@@ -68,12 +68,6 @@ pub struct Files {
 }
 
 impl Files {
-    /// Whether `path`, a folder or a file, holds a DiT of this family.
-    pub fn sniff(path: &Path) -> bool {
-        let is_dit = |file: PathBuf| Index::open(file).is_ok_and(|index| index.tensors().contains_key(DIT_KEY));
-        checkpoints(path).into_iter().any(is_dit)
-    }
-
     /// Reads the headers in a folder, or of a file and its neighbours.
     ///
     /// # Errors
@@ -88,25 +82,7 @@ impl Files {
             }
             None => Config::default(),
         };
-        let (mut dit, mut vae) = (None, None);
-        for file in checkpoints(path) {
-            let index = Index::open(&file)?;
-            let slot = if index.tensors().contains_key(DIT_KEY) {
-                &mut dit
-            } else if index.tensors().contains_key(VAE_KEY) {
-                &mut vae
-            } else {
-                continue;
-            };
-            match slot {
-                None => *slot = Some(index),
-                // The file that was asked for comes first; its neighbours need not be of the same model.
-                Some(first) if first.path().file_name() == path.file_name() => {}
-                Some(first) => {
-                    return Err(Error::model(&file, format!("the same network as {}", first.path().display())));
-                }
-            }
-        }
+        let [dit, vae] = find(path, checkpoints(path), [DIT_KEY, VAE_KEY])?;
         let missing = |what: &str, key: &str| Error::model(path, format!("no {what} here: no file has '{key}'"));
         let dit = dit.ok_or_else(|| missing("DiT", DIT_KEY))?;
         let vae = vae.ok_or_else(|| missing("autoencoder", VAE_KEY))?;

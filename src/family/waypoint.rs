@@ -18,7 +18,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use super::taehv::{DecoderMemory, Taehv};
-use crate::checkpoint::{Index, Weights, checkpoints, sha256};
+use crate::checkpoint::{Index, Weights, checkpoints, find, sha256};
 use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -31,7 +31,7 @@ pub use world::World;
 /// What a user should know of the rights.
 pub const NOTICE: &str = "waypoint is a model of Overworld; its licence is told where you got the weights";
 /// A tensor that only the DiT has.
-const DIT_KEY: &str = "denoise_step_emb.mlp.fc1.weight";
+pub const DIT_KEY: &str = "denoise_step_emb.mlp.fc1.weight";
 /// A tensor that only the codec has.
 const CODEC_KEY: &str = "encoder.0.weight";
 /// Operations of the published decoder for one cell of a latent.
@@ -57,12 +57,6 @@ pub struct Files {
 }
 
 impl Files {
-    /// Whether `path`, a folder or a file, holds a DiT of this family.
-    pub fn sniff(path: &Path) -> bool {
-        let is_dit = |file: PathBuf| Index::open(file).is_ok_and(|index| index.tensors().contains_key(DIT_KEY));
-        checkpoints(path).into_iter().any(is_dit)
-    }
-
     /// Reads the headers in a folder and in its folder `vae`, or of a file and its neighbours.
     ///
     /// # Errors
@@ -73,19 +67,12 @@ impl Files {
         let config_path = config_path.iter().find(|path| path.exists()).unwrap_or(&config_path[1]).clone();
         let text = fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
         let config = Config::parse(&text).map_err(|reason| Error::model(&config_path, reason))?;
-        let (mut dit, mut codec) = (None, None);
-        for file in checkpoints(path).into_iter().chain(checkpoints(&folder.join("vae"))) {
-            let index = Index::open(&file)?;
-            let has = |name| index.tensors().contains_key(name);
-            let slot = if has(DIT_KEY) {
-                &mut dit
-            } else if has(CODEC_KEY) && !has("post_quant_conv.weight") {
-                &mut codec
-            } else {
-                continue;
-            };
-            slot.get_or_insert(index);
+        let mut files = checkpoints(path);
+        let beside = folder.join("vae");
+        if beside.is_dir() {
+            files.extend(checkpoints(&beside));
         }
+        let [dit, codec] = find(path, files, [DIT_KEY, CODEC_KEY])?;
         let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
         Ok(Self { config, config_path, names: Names::of(&dit), dit, codec })
     }

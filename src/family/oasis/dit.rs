@@ -87,8 +87,8 @@ impl DiT {
     pub fn modulations(&self, levels: &[usize], action: &Tensor) -> Result<Vec<Modulation>> {
         let angles = levels.iter().flat_map(|&level| {
             let angle = move |i: usize| {
-                let frequency = (-(1e4f64.ln() as f32) * i as f32 / (LEVEL_DIM / 2) as f32).exp();
-                f64::from(level as f32 * frequency)
+                let exponent = -(1e4f64.ln() as f32) * i as f32 / (LEVEL_DIM / 2) as f32;
+                f64::from(level as f32 * f64::from(exponent).exp() as f32)
             };
             let half = || (0..LEVEL_DIM / 2).map(angle);
             half().map(|a| a.cos() as f32).chain(half().map(|a| a.sin() as f32))

@@ -111,7 +111,7 @@ impl Tower {
         let (down, across) = (c.input_height / c.patch_size, c.input_width / c.patch_size);
         // Half of a head turns with the place.
         let frequencies = width / heads / 4 / 2;
-        let turns = Turns::in_space(down, across, width / heads, frequencies, (down * across) as f64 / 2.0);
+        let turns = Turns::in_space(down, across, width / heads, frequencies, (down * across) as f32 / 2.0);
         Ok(Self { blocks: (0..depth).map(block).collect::<Result<_>>()?, norm: norm(vars.pp(last))?, heads, turns })
     }
 

@@ -36,7 +36,10 @@ impl Fixture {
         let file = Weights::open(&path, device)?;
         let vars = file.vars();
         let count = |name| -> Result<usize> { Ok(vars.shape(name)?.first().copied().unwrap_or(0)) };
-        let (seeds, frames, pictures) = (count("seed_latents")?, count("latents")?, count("vae_rgb_in")?);
+        // A single picture may stand without an axis of its own.
+        let single = vars.shape("vae_rgb_in")?.len() == 3;
+        let pictures = if single { 1 } else { count("vae_rgb_in")? };
+        let (seeds, frames) = (count("seed_latents")?, count("latents")?);
         if !(1..frames).contains(&seeds) || pictures == 0 {
             let reason = format!("{frames} frames after {seeds} seeds and {pictures} pictures: none to compare");
             return Err(Error::model(path, reason));
@@ -45,19 +48,23 @@ impl Fixture {
         let latent = [dit.in_channels, dit.input_h, dit.input_w];
         let picture = [3, vae.input_height, vae.input_width];
         let take = |name, count: usize, shape: &[usize]| vars.tensor(name, &[&[count], shape].concat());
-        let tokens = [pictures, dit.input_h * dit.input_w, dit.in_channels];
-        let vae_latents = if vars.shape("vae_latents")? == tokens {
+        let coded = |name, shape: &[usize]| {
+            let alone = single && vars.shape(name)?.len() == shape.len();
+            if alone { Ok(vars.tensor(name, shape)?.unsqueeze(0)?) } else { take(name, pictures, shape) }
+        };
+        let tokens = [dit.input_h * dit.input_w, dit.in_channels];
+        let vae_latents = if vars.shape("vae_latents")?.ends_with(&tokens) {
             let shape = (pictures, dit.in_channels, dit.input_h, dit.input_w);
-            vars.tensor("vae_latents", &tokens)?.transpose(1, 2)?.contiguous()?.reshape(shape)?
+            coded("vae_latents", &tokens)?.transpose(1, 2)?.contiguous()?.reshape(shape)?
         } else {
-            take("vae_latents", pictures, &latent)?
+            coded("vae_latents", &latent)?
         };
         let fixture = Self {
             seeds: take("seed_latents", seeds, &latent)?,
             actions: take("actions", frames, &[dit.external_cond_dim])?.to_vec2()?,
             noise: take("noise", frames - seeds, &latent)?,
             latents: take("latents", frames, &latent)?,
-            pictures: [take("vae_rgb_in", pictures, &picture)?, vae_latents, take("vae_rgb_out", pictures, &picture)?],
+            pictures: [coded("vae_rgb_in", &picture)?, vae_latents, coded("vae_rgb_out", &picture)?],
             networks: Arc::clone(&networks),
         };
         file.finish()?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::{ROLLOUT, Stage};
+use super::{PASS, ROLLOUT, Stage};
 use crate::checkpoint::Weights;
 use crate::family::waypoint::{Files, Networks, World};
 use crate::{Error, Result};
@@ -32,7 +32,7 @@ pub fn stages(folder: &Path, device: &Device) -> Result<Vec<Stage>> {
     for i in 0..seeds {
         world.observe(&seed_latents.get(i)?, &vec![0.0; actions])?;
     }
-    let [mut first, mut all] = ["first latent", "rollout"].map(|name| Stage::new(name, ROLLOUT));
+    let (mut first, mut all) = (Stage::new("first latent", PASS), Stage::new("rollout", ROLLOUT));
     for (i, controls) in controls.iter().enumerate() {
         let ours: Tensor = world.step(&noise.get(i)?, controls)?;
         world.commit()?;

@@ -9,8 +9,8 @@ use super::config::Config;
 use super::layout::Names;
 use crate::Result;
 use crate::checkpoint::Vars;
-use crate::family::layer::{Turns, numbers};
-use crate::kernel::{Activation, FLOW_DIM, KeyValues, Linear, Past, activate, attention, norm_modulate, rms_norm};
+use crate::family::layer::{Turns, numbers, rms_modulate, rms_norm};
+use crate::kernel::{Activation, FLOW_DIM, KeyValues, Linear, Past, activate, attention};
 
 /// Length of the embedding of a noise level.
 pub const NOISE_DIM: usize = 512;
@@ -172,7 +172,7 @@ impl DiT {
     /// The velocity `[tokens, patch]` of a frame x `[tokens, patch]` at the place `time`.
     pub fn forward(&self, x: &Tensor, by: &Modulation, heard: &Heard, time: u64, past: &[Ring]) -> Result<Tensor> {
         let x = self.layers(x, by, heard, time, past, None)?;
-        let x = activate(&norm_modulate(&x, &by.out[1], &by.out[0])?, Activation::Silu)?;
+        let x = activate(&rms_modulate(&x, &by.out[1], &by.out[0])?, Activation::Silu)?;
         Ok(self.unpatchify.forward(&x, Activation::None)?)
     }
 
@@ -202,7 +202,7 @@ impl DiT {
         let mut first_values = None;
         for (i, layer) in self.layers.iter().enumerate() {
             let [scale, shift, gate, mlp_scale, mlp_shift, mlp_gate] = &by.layers[i];
-            let h = norm_modulate(&x, shift, scale)?;
+            let h = rms_modulate(&x, shift, scale)?;
             let k = turns.norm(&layer.k.forward(&h, Activation::None)?)?;
             let v = layer.v.forward(&h, Activation::None)?;
             let first = first_values.get_or_insert_with(|| v.clone());
@@ -222,7 +222,7 @@ impl DiT {
                     let h = fusion.x.forward(&rms_norm(&x)?, Activation::None)?.broadcast_add(heard)?;
                     x = (x + fusion.out.forward(&activate(&h, Activation::Silu)?, Activation::None)?)?;
                 }
-                let h = norm_modulate(&x, mlp_shift, mlp_scale)?;
+                let h = rms_modulate(&x, mlp_shift, mlp_scale)?;
                 x = layer.fc2.forward_residual(&layer.fc1.forward(&h, Activation::Silu)?, &x, mlp_gate)?;
             }
             if let Some(seen) = &mut seen {
