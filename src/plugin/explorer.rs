@@ -147,6 +147,7 @@ fn spawn_dream(mut commands: Commands, explored: Res<Explored>) {
         model: options.model_dir.clone(),
         prompt: options.first_prompt(),
         seed: options.seed,
+        start: None,
         paused: false,
         threads: options.threads,
         size: options.size.map(|size| UVec2::new(size.width as u32, size.height as u32)),

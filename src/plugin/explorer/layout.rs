@@ -167,8 +167,8 @@ pub(super) fn tell_phase(
 ) {
     let words = match &status.phase {
         DreamPhase::Loading => "loading the model ...".into(),
-        DreamPhase::Running if status.size == UVec2::ZERO => "dreaming the first frame ...".into(),
-        DreamPhase::Running => String::new(),
+        DreamPhase::Running | DreamPhase::Paused if status.size == UVec2::ZERO => "dreaming the first frame ...".into(),
+        DreamPhase::Running | DreamPhase::Paused => String::new(),
         DreamPhase::Failed(reason) => format!("{reason}\npress R to start a new world"),
     };
     line.set_if_neq(Text(words));
