@@ -50,7 +50,9 @@ mod tests;
 use bevy::prelude::*;
 
 pub use component::{Dream, DreamControls, DreamPhase, DreamScreen, DreamScript, DreamStatus};
-pub use diagnostic::{COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES};
+pub use diagnostic::{
+    COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES, UPDATE_MS,
+};
 pub use event::{
     DreamChunkShown, DreamError, DreamLoad, DreamMoved, DreamPromptApplied, DreamRecord, DreamRecorded, DreamRecovered,
     DreamRestart, DreamRewind, DreamSave, DreamSaved, DreamStarted, DreamStep, DreamSwitch,
@@ -78,8 +80,17 @@ impl Plugin for DreamPlugin {
         diagnostic::register(app);
         app.insert_resource(self.loader.clone())
             .add_message::<DreamChunkShown>()
-            .add_systems(PreUpdate, (run::hear, run::show).chain().in_set(DreamSystems::Show))
-            .add_systems(PostUpdate, (run::follow, run::control).chain().in_set(DreamSystems::Control))
+            .init_resource::<diagnostic::Taken>()
+            .add_systems(
+                PreUpdate,
+                (diagnostic::begin, run::hear, run::show, diagnostic::end).chain().in_set(DreamSystems::Show),
+            )
+            .add_systems(
+                PostUpdate,
+                (diagnostic::begin, run::follow, run::control, diagnostic::end, diagnostic::measure_update)
+                    .chain()
+                    .in_set(DreamSystems::Control),
+            )
             .add_observer(command::restart)
             .add_observer(command::step)
             .add_observer(command::switch)

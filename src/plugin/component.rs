@@ -62,17 +62,24 @@ pub struct DreamControls {
 pub struct DreamScript(pub ControlScript);
 
 /// The image that shows a [`Dream`], for sprites, user interfaces and materials. It is added where it is absent, and
-/// lives on the graphics card only: black and one pixel large before the first frame.
+/// lives on the graphics card only, black before the first frame.
 #[derive(Component, Clone, Debug, Reflect)]
 #[reflect(Component, Debug)]
 pub struct DreamScreen(pub Handle<Image>);
 
 impl DreamScreen {
-    /// A new image.
+    /// A new image, for sprites and user interfaces.
     pub fn new(images: &mut Assets<Image>) -> Self {
+        Self::of_size(images, UVec2::ONE)
+    }
+
+    /// A new image for materials: they keep the texture that an image has when they are first drawn, and a texture is made
+    /// anew for frames of another size. So it must have theirs from the beginning.
+    pub fn of_size(images: &mut Assets<Image>, size: UVec2) -> Self {
         // 8-bit sRGB. The pixels are moved to the graphics card, not kept beside it.
         let mut image = Image { asset_usage: RenderAssetUsages::RENDER_WORLD, ..Image::default_uninit() };
-        show_in(&mut image, FrameSize::new(1, 1), vec![0, 0, 0, 255]);
+        let size = FrameSize::new(size.x as usize, size.y as usize);
+        show_in(&mut image, size, Frame::black(size).to_rgba());
         Self(images.add(image))
     }
 }

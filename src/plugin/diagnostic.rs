@@ -1,6 +1,6 @@
 //! What Bevy's `DiagnosticsStore` gets to know, over all worlds of an app.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bevy::diagnostic::{Diagnostic, DiagnosticPath, Diagnostics, RegisterDiagnostic};
 use bevy::prelude::*;
@@ -21,6 +21,9 @@ pub const COMMIT_MS: DiagnosticPath = DiagnosticPath::const_new("dream/commit_ms
 pub const CONTROL_TO_FRAME_MS: DiagnosticPath = DiagnosticPath::const_new("dream/control_to_frame_ms");
 /// Frames that are made and wait to be shown.
 pub const QUEUED_FRAMES: DiagnosticPath = DiagnosticPath::const_new("dream/queued_frames");
+/// Milliseconds that an update of all worlds takes of Bevy's schedules, from the first to the last of the plugin's systems in
+/// each; the renderer's upload is not among them.
+pub const UPDATE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/update_ms");
 
 pub(super) fn register(app: &mut App) {
     for (path, suffix) in [
@@ -31,15 +34,40 @@ pub(super) fn register(app: &mut App) {
         (COMMIT_MS, "ms"),
         (CONTROL_TO_FRAME_MS, "ms"),
         (QUEUED_FRAMES, ""),
+        (UPDATE_MS, "ms"),
     ] {
         app.register_diagnostic(Diagnostic::new(path).with_suffix(suffix).with_max_history_length(60));
     }
 }
 
+/// What the present update has taken so far.
+#[derive(Resource, Default)]
+pub(super) struct Taken {
+    since: Option<Instant>,
+    sum: Duration,
+}
+
+/// Before the plugin's systems in a schedule.
+pub(super) fn begin(mut taken: ResMut<Taken>) {
+    taken.since = Some(Instant::now());
+}
+
+/// After them.
+pub(super) fn end(mut taken: ResMut<Taken>) {
+    let lap = taken.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+    taken.sum += lap;
+}
+
+/// At the end of an update.
+pub(super) fn measure_update(mut taken: ResMut<Taken>, mut diagnostics: Diagnostics) {
+    let sum = std::mem::take(&mut taken.sum);
+    diagnostics.add_measurement(&UPDATE_MS, || sum.as_secs_f64() * 1e3);
+}
+
 /// Measures a chunk whose first frame is shown at `now`.
 pub(super) fn measure_chunk(diagnostics: &mut Diagnostics, chunk: &ChunkInfo, now: Instant) {
     let times = chunk.times;
-    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
     diagnostics.add_measurement(&DENOISE_MS, || ms(times.denoise));
     diagnostics.add_measurement(&DECODE_MS, || ms(times.decode));
     diagnostics.add_measurement(&COMMIT_MS, || ms(times.commit));
