@@ -81,16 +81,9 @@ impl Plugin for DreamPlugin {
         app.insert_resource(self.loader.clone())
             .add_message::<DreamChunkShown>()
             .init_resource::<diagnostic::Taken>()
-            .add_systems(
-                PreUpdate,
-                (diagnostic::begin, run::hear, run::show, diagnostic::end).chain().in_set(DreamSystems::Show),
-            )
-            .add_systems(
-                PostUpdate,
-                (diagnostic::begin, run::follow, run::control, diagnostic::end, diagnostic::measure_update)
-                    .chain()
-                    .in_set(DreamSystems::Control),
-            )
+            .add_systems(PreUpdate, (run::hear, run::show).chain().in_set(DreamSystems::Show))
+            .add_systems(PostUpdate, (run::follow, run::control).chain().in_set(DreamSystems::Control))
+            .add_systems(Last, diagnostic::measure_update)
             .add_observer(command::restart)
             .add_observer(command::step)
             .add_observer(command::switch)

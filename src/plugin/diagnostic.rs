@@ -1,5 +1,6 @@
 //! What Bevy's `DiagnosticsStore` gets to know, over all worlds of an app.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bevy::diagnostic::{Diagnostic, DiagnosticPath, Diagnostics, RegisterDiagnostic};
@@ -21,8 +22,7 @@ pub const COMMIT_MS: DiagnosticPath = DiagnosticPath::const_new("dream/commit_ms
 pub const CONTROL_TO_FRAME_MS: DiagnosticPath = DiagnosticPath::const_new("dream/control_to_frame_ms");
 /// Frames that are made and wait to be shown.
 pub const QUEUED_FRAMES: DiagnosticPath = DiagnosticPath::const_new("dream/queued_frames");
-/// Milliseconds that an update of all worlds takes of Bevy's schedules, from the first to the last of the plugin's systems in
-/// each; the renderer's upload is not among them.
+/// Milliseconds of an update that the plugin's systems take; the renderer's upload of the frames is not among them.
 pub const UPDATE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/update_ms");
 
 pub(super) fn register(app: &mut App) {
@@ -40,28 +40,33 @@ pub(super) fn register(app: &mut App) {
     }
 }
 
-/// What the present update has taken so far.
+/// Nanoseconds that the plugin's systems took in the present update.
 #[derive(Resource, Default)]
-pub(super) struct Taken {
-    since: Option<Instant>,
-    sum: Duration,
+pub(super) struct Taken(AtomicU64);
+
+impl Taken {
+    /// Counts the time until the end of the lap.
+    pub fn lap(&self) -> Lap<'_> {
+        Lap { taken: self, since: Instant::now() }
+    }
 }
 
-/// Before the plugin's systems in a schedule.
-pub(super) fn begin(mut taken: ResMut<Taken>) {
-    taken.since = Some(Instant::now());
+/// Time that is being counted.
+pub(super) struct Lap<'a> {
+    taken: &'a Taken,
+    since: Instant,
 }
 
-/// After them.
-pub(super) fn end(mut taken: ResMut<Taken>) {
-    let lap = taken.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-    taken.sum += lap;
+impl Drop for Lap<'_> {
+    fn drop(&mut self) {
+        self.taken.0.fetch_add(self.since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
 }
 
 /// At the end of an update.
-pub(super) fn measure_update(mut taken: ResMut<Taken>, mut diagnostics: Diagnostics) {
-    let sum = std::mem::take(&mut taken.sum);
-    diagnostics.add_measurement(&UPDATE_MS, || sum.as_secs_f64() * 1e3);
+pub(super) fn measure_update(taken: Res<Taken>, mut diagnostics: Diagnostics) {
+    let nanos = taken.0.swap(0, Ordering::Relaxed);
+    diagnostics.add_measurement(&UPDATE_MS, || nanos as f64 * 1e-6);
 }
 
 /// Measures a chunk whose first frame is shown at `now`.

@@ -7,7 +7,7 @@ use bevy::diagnostic::Diagnostics;
 use bevy::prelude::*;
 
 use super::component::show_in;
-use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, measure_chunk};
+use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, Taken, measure_chunk};
 use super::{
     Dream, DreamChunkShown, DreamControls, DreamError, DreamMoved, DreamPhase, DreamPromptApplied, DreamRecorded,
     DreamRecovered, DreamSaved, DreamScreen, DreamScript, DreamStarted, DreamStatus, ModelLoader,
@@ -49,9 +49,11 @@ pub(super) fn follow(
     >,
     screens: Query<(), With<DreamScreen>>,
     loader: Res<ModelLoader>,
+    taken: Res<Taken>,
     mut images: ResMut<Assets<Image>>,
     #[cfg(feature = "window")] proxy: Option<Res<bevy::winit::EventLoopProxyWrapper>>,
 ) {
+    let _lap = taken.lap();
     for (entity, mut dream, mut status, running, script) in &mut dreams {
         // A refused setting that is put back is no other change.
         let dream = dream.bypass_change_detection();
@@ -98,7 +100,8 @@ fn window_waker(proxy: &bevy::winit::EventLoopProxyWrapper) -> Wake {
 }
 
 /// Hands the controls over.
-pub(super) fn control(mut dreams: Query<(&mut DreamControls, &Running)>) {
+pub(super) fn control(mut dreams: Query<(&mut DreamControls, &Running)>, taken: Res<Taken>) {
+    let _lap = taken.lap();
     for (mut controls, running) in &mut dreams {
         let input = running.stream.input();
         input.hold(controls.held);
@@ -110,7 +113,12 @@ pub(super) fn control(mut dreams: Query<(&mut DreamControls, &Running)>) {
 }
 
 /// Tells what the model threads told.
-pub(super) fn hear(mut commands: Commands, mut dreams: Query<(Entity, &mut Dream, &mut DreamStatus, &mut Running)>) {
+pub(super) fn hear(
+    mut commands: Commands,
+    mut dreams: Query<(Entity, &mut Dream, &mut DreamStatus, &mut Running)>,
+    taken: Res<Taken>,
+) {
+    let _lap = taken.lap();
     for (entity, mut dream, mut status, mut running) in &mut dreams {
         let Running { stream, asked, began, paused, failure, shipped, .. } = &mut *running;
         let finished = stream.is_finished();
@@ -196,7 +204,9 @@ pub(super) fn show(
     mut images: ResMut<Assets<Image>>,
     mut chunks: MessageWriter<DreamChunkShown>,
     mut diagnostics: Diagnostics,
+    taken: Res<Taken>,
 ) {
+    let _lap = taken.lap();
     let now = Instant::now();
     for (entity, mut running, mut status, screen) in &mut dreams {
         // An image is touched only for new pixels: touching it alone would upload nothing, with an error.
