@@ -42,6 +42,8 @@ mod event;
 #[cfg(feature = "window")]
 pub mod explorer;
 mod loader;
+#[cfg(feature = "record")]
+pub mod recorder;
 mod run;
 pub mod testing;
 #[cfg(test)]
