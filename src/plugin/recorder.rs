@@ -289,7 +289,11 @@ mod tests {
         let mut episodes = Vec::new();
         for shard in ShardReader::shards(folder).unwrap() {
             let mut reader = ShardReader::open(&shard).unwrap();
-            reader.for_each(|episode| Ok(episodes.push(episode))).unwrap();
+            let keep = |episode| {
+                episodes.push(episode);
+                Ok(())
+            };
+            reader.for_each(keep).unwrap();
         }
         episodes
     }

@@ -1,6 +1,6 @@
 //! The figures on F3.
 
-use bevy::diagnostic::{DiagnosticPath, DiagnosticsStore};
+use bevy::diagnostic::{Diagnostic, DiagnosticPath, DiagnosticsStore};
 use bevy::prelude::*;
 
 use crate::plugin::{
@@ -21,8 +21,8 @@ pub(super) fn write(
     if *visibility == Visibility::Hidden {
         return;
     }
-    let average = |path: &DiagnosticPath| measured.get(path).and_then(|d| d.average()).unwrap_or(0.0);
-    let latest = |path: &DiagnosticPath| measured.get(path).and_then(|d| d.value()).unwrap_or(0.0);
+    let average = |path: &DiagnosticPath| measured.get(path).and_then(Diagnostic::average).unwrap_or(0.0);
+    let latest = |path: &DiagnosticPath| measured.get(path).and_then(Diagnostic::value).unwrap_or(0.0);
     let (dream, status) = *dream;
     let (steps, noise) = status.settings.map_or((0, 0.0), |settings| (settings.steps, settings.context_noise));
     text.0 = format!(
