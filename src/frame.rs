@@ -9,6 +9,7 @@ use crate::{Error, Result};
 
 /// Width and height of a frame in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "bevy", derive(bevy::prelude::Reflect))]
 pub struct FrameSize {
     /// Pixels across.
     pub width: usize,
@@ -49,6 +50,7 @@ impl FromStr for FrameSize {
 
 /// One picture: 8-bit display-referred RGB, row by row from the top left.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "bevy", derive(bevy::prelude::Reflect))]
 pub struct Frame {
     /// The picture's size.
     pub size: FrameSize,

@@ -3,7 +3,7 @@
 #![cfg_attr(feature = "window", doc = "```no_run")]
 #![cfg_attr(not(feature = "window"), doc = "```ignore")]
 //! use bevy::prelude::*;
-//! use bevy_dream::plugin::{Dream, DreamControls, DreamPlugin, DreamScreen};
+//! use bevy_dream::prelude::*;
 //!
 //! fn setup(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
 //!     let screen = DreamScreen::new(&mut images);
@@ -24,24 +24,40 @@
 //!
 //! [`Dream`] says what is wanted: change a field and the world follows, despawn it and the world ends.
 //! [`DreamStatus`] says what is. The model runs on a thread of its own; no system waits for it.
+//!
+//! | a game triggers | a game hears |
+//! |---|---|
+//! | a change of [`Dream`] | [`DreamStarted`], [`DreamPromptApplied`] |
+//! | [`DreamRewind`], [`DreamSwitch`], [`DreamLoad`] | [`DreamMoved`] |
+//! | [`DreamSave`] | [`DreamSaved`] |
+//! | [`DreamRecord`] | [`DreamRecorded`] |
+//! | [`DreamStep`], with [`Dream::paused`] | the message [`DreamChunkShown`], as of every chunk |
+//! | [`DreamRestart`] | [`DreamStarted`], after a failure [`DreamRecovered`] |
+//! | anything that cannot be done | [`DreamError`] |
 
+mod command;
 mod component;
 mod diagnostic;
 mod event;
 #[cfg(feature = "window")]
 pub mod explorer;
 mod loader;
+#[cfg(feature = "record")]
+pub mod recorder;
 mod run;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 
 use bevy::prelude::*;
 
 pub use component::{Dream, DreamControls, DreamPhase, DreamScreen, DreamScript, DreamStatus};
-pub use diagnostic::{COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES};
+pub use diagnostic::{
+    COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES, UPDATE_MS,
+};
 pub use event::{
-    DreamChunkShown, DreamError, DreamLoad, DreamMoved, DreamPromptApplied, DreamRewind, DreamSave, DreamSaved,
-    DreamStarted,
+    DreamChunkShown, DreamError, DreamLoad, DreamMoved, DreamPromptApplied, DreamRecord, DreamRecorded, DreamRecovered,
+    DreamRestart, DreamRewind, DreamSave, DreamSaved, DreamStarted, DreamStep, DreamSwitch,
 };
 pub use loader::ModelLoader;
 
@@ -66,10 +82,16 @@ impl Plugin for DreamPlugin {
         diagnostic::register(app);
         app.insert_resource(self.loader.clone())
             .add_message::<DreamChunkShown>()
+            .init_resource::<diagnostic::Taken>()
             .add_systems(PreUpdate, (run::hear, run::show).chain().in_set(DreamSystems::Show))
             .add_systems(PostUpdate, (run::follow, run::control).chain().in_set(DreamSystems::Control))
-            .add_observer(run::rewind)
-            .add_observer(run::save)
-            .add_observer(run::load);
+            .add_systems(Last, diagnostic::measure_update)
+            .add_observer(command::restart)
+            .add_observer(command::step)
+            .add_observer(command::switch)
+            .add_observer(command::rewind)
+            .add_observer(command::record)
+            .add_observer(command::save)
+            .add_observer(command::load);
     }
 }

@@ -3,7 +3,6 @@
 //! A [`Session`] holds everything a model does not: the counter-based random numbers, the prompt, the settings
 //! and the player's body. Nothing here knows threads, clocks or Bevy: the same calls give the same frames.
 
-#[doc(hidden)]
 pub mod fake;
 pub mod noise;
 pub mod replay;

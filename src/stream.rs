@@ -21,11 +21,14 @@
 //! # }
 //! ```
 
+mod film;
 mod input;
+mod obey;
 mod pace;
 mod playout;
 mod worker;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -94,15 +97,26 @@ pub enum Event {
         tick: u64,
         /// The prompt at that moment.
         prompt: String,
+        /// The settings at that moment.
+        settings: Settings,
     },
+    /// The world is being recorded, or is not any more.
+    Recording(bool),
+    /// A recording is complete in this file.
+    Recorded(PathBuf),
     /// The world was saved to this file.
     Saved(PathBuf),
+    /// The lines that were left and can be gone to with [`Stream::switch`], the newest last: the ticks of each that the
+    /// present line does not share.
+    Branches(Vec<Range<u64>>),
+    /// The world stands still, or goes on.
+    Paused(bool),
     /// An input could not be used; the world goes on.
     Rejected(String),
     /// The model failed: there is no world until a new one is started.
     Failed(String),
-    /// The model could not be loaded; the thread has ended.
-    LoadFailed(String),
+    /// The thread has ended, since the model could not be loaded or a fault left it nothing to go on with.
+    Ended(String),
 }
 
 /// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present chunk.
@@ -133,6 +147,7 @@ impl Stream {
             commands: command_inbox,
             events: event_outbox,
             chunks: chunk_outbox,
+            waiting: chunks.clone(),
             input: Arc::clone(&input),
             world: Arc::clone(&world),
             script: options.script,
@@ -182,6 +197,14 @@ impl Stream {
         self.send(Command::Pause(paused))
     }
 
+    /// Makes one chunk of a world that is held. A running world does not change.
+    ///
+    /// # Errors
+    /// As [`Stream::set_prompt`].
+    pub fn step(&self) -> Result<()> {
+        self.send(Command::Step)
+    }
+
     /// Takes the world back by about `time`, as far as its past is known; what is left becomes a
     /// [branch](crate::simulate::Timeline::branches).
     ///
@@ -189,6 +212,24 @@ impl Stream {
     /// As [`Stream::set_prompt`].
     pub fn rewind(&self, time: Duration) -> Result<()> {
         self.send(Command::Rewind(time))
+    }
+
+    /// Goes to the end of a branch, by its place in [`Event::Branches`]; the line that is left becomes the newest branch.
+    ///
+    /// # Errors
+    /// As [`Stream::set_prompt`]. That there is no such branch arrives as [`Event::Rejected`].
+    pub fn switch(&self, branch: usize) -> Result<()> {
+        self.send(Command::Switch(branch))
+    }
+
+    /// Records the world from its next chunk on, to a video as of [`VideoWriter`](crate::video::VideoWriter), with a save of
+    /// this moment and a [replay](crate::simulate::Replay) beside it; `None` ends the recording. It also ends when the
+    /// world goes to another moment, is left for another, or gets other settings.
+    ///
+    /// # Errors
+    /// As [`Stream::set_prompt`]. That a file cannot be written arrives as [`Event::Rejected`].
+    pub fn record(&self, path: Option<PathBuf>) -> Result<()> {
+        self.send(Command::Record(path))
     }
 
     /// Saves the world to a file.

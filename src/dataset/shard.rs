@@ -55,6 +55,17 @@ impl ShardWriter {
         Ok(Self { folder: folder.to_owned(), shards: 0, open: None })
     }
 
+    /// A writer into `folder` whose shards come after those that are there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the folder cannot be made or read.
+    pub fn after(folder: &Path) -> Result<Self> {
+        let mut writer = Self::new(folder)?;
+        let number = |path: PathBuf| path.file_stem()?.to_str()?.strip_prefix("shard-")?.parse::<usize>().ok();
+        writer.shards = ShardReader::shards(folder)?.into_iter().filter_map(number).max().map_or(0, |last| last + 1);
+        Ok(writer)
+    }
+
     fn path(&self, ending: &str) -> PathBuf {
         self.folder.join(format!("shard-{:06}.{ending}", self.shards))
     }
@@ -64,23 +75,36 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::Io`] when the shard cannot be written.
     pub fn write(&mut self, episode: &Episode) -> Result<()> {
+        let actions: Vec<_> = episode.actions.iter().map(Controls::to_vector).collect();
+        self.append(&episode.meta, &episode.frames, &actions)
+    }
+
+    /// Appends frames and what led to each: rows of any numbers, all of the same length.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the shard cannot be written.
+    pub fn append(&mut self, meta: &EpisodeMeta, frames: &[Frame], actions: &[impl AsRef<[f32]>]) -> Result<()> {
         let path = self.path("tar.part");
         let (mut tar, count) = match self.open.take() {
             Some(open) => open,
             None => (tar::Builder::new(BufWriter::new(File::create(&path).map_err(Error::io(&path))?)), 0),
         };
-        for (ending, bytes) in files(episode) {
+        for (ending, bytes) in files(meta, frames, actions) {
             let mut header = tar::Header::new_ustar();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
-            let name = format!("{:08}.{ending}", episode.meta.seed);
+            let name = format!("{:08}.{ending}", meta.seed);
             tar.append_data(&mut header, name, bytes.as_slice()).map_err(Error::io(&path))?;
         }
         self.open = Some((tar, count + 1));
         if count + 1 == EPISODES_PER_SHARD { self.close() } else { Ok(()) }
     }
 
-    fn close(&mut self) -> Result<()> {
+    /// Completes the present shard; the next episode begins another.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the shard cannot be written.
+    pub fn close(&mut self) -> Result<()> {
         if let Some((tar, _)) = self.open.take() {
             let (part, path) = (self.path("tar.part"), self.path("tar"));
             tar.into_inner().and_then(|mut file| file.flush()).map_err(Error::io(&part))?;
@@ -100,14 +124,14 @@ impl ShardWriter {
 }
 
 /// The files of an episode: ending and content.
-fn files(episode: &Episode) -> [(&'static str, Vec<u8>); 3] {
-    let EpisodeMeta { width, height, .. } = episode.meta;
-    let pixels: Vec<u8> = episode.frames.iter().flat_map(|f| f.rgb.iter().copied()).collect();
-    let actions: Vec<u8> = episode.actions.iter().flat_map(Controls::to_vector).flat_map(f32::to_le_bytes).collect();
-    let json = serde_json::to_vec(&episode.meta).expect("metadata has only text and numbers");
+fn files(meta: &EpisodeMeta, frames: &[Frame], actions: &[impl AsRef<[f32]>]) -> [(&'static str, Vec<u8>); 3] {
+    let pixels: Vec<u8> = frames.iter().flat_map(|f| f.rgb.iter().copied()).collect();
+    let numbers: Vec<u8> = actions.iter().flat_map(AsRef::as_ref).flat_map(|x| x.to_le_bytes()).collect();
+    let width = actions.first().map_or(CONTROL_DIM, |row| row.as_ref().len());
+    let json = serde_json::to_vec(meta).expect("metadata has only text and numbers");
     [
-        ("frames.npy", npy::encode("|u1", &[episode.frames.len(), height, width, 3], &pixels)),
-        ("actions.npy", npy::encode("<f4", &[episode.actions.len(), CONTROL_DIM], &actions)),
+        ("frames.npy", npy::encode("|u1", &[frames.len(), meta.height, meta.width, 3], &pixels)),
+        ("actions.npy", npy::encode("<f4", &[actions.len(), width], &numbers)),
         ("json", json),
     ]
 }

@@ -1,18 +1,20 @@
 //! The components of a dreamed world.
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bevy::asset::RenderAssetUsages;
 use bevy::prelude::*;
 
 use crate::model::Settings;
 use crate::simulate::ControlScript;
-use crate::{Controls, FrameSize};
+use crate::{Controls, Frame, FrameSize};
 
 /// A dreamed world as it is wanted. Change a field and the world follows; despawn it and the world ends.
 ///
-/// A new `model`, `threads` or `size` loads anew, a new `seed` starts a new world, a new `prompt` alone goes on in
-/// the present one. After a failure any change starts a new world. A value that cannot be used is told by
+/// A new `model` or `threads` loads anew, a new `seed`, `size` or `start` starts a new world, a new `prompt` alone goes on
+/// in the present one. After a failure any change starts a new world. A value that cannot be used is told by
 /// [`DreamError`](super::DreamError) and put back.
 #[derive(Component, Clone, Debug, Default, PartialEq, Reflect)]
 #[reflect(Component, Default, Debug, PartialEq)]
@@ -24,9 +26,11 @@ pub struct Dream {
     pub prompt: String,
     /// Seed of all randomness: the same seed, prompt and controls give the same frames.
     pub seed: u64,
+    /// A picture to start from, of any size; see [`video::load_image`](crate::video::load_image).
+    pub start: Option<Arc<Frame>>,
     /// Whether the world stands still.
     pub paused: bool,
-    /// Worker threads of the model; all cores when `None`.
+    /// Worker threads of the model; all cores when `None`. Several worlds at once are faster with a few each.
     pub threads: Option<usize>,
     /// Frame size in pixels; the model's own when `None`.
     pub size: Option<UVec2>,
@@ -41,7 +45,8 @@ impl Dream {
     }
 }
 
-/// What the player does in a [`Dream`]: written by the game, read once an update.
+/// What the player does in a [`Dream`]: written by the game, read once an update. Any values may be written: those that are
+/// no numbers count as none, and too large ones as the largest.
 #[derive(Component, Clone, Copy, Debug, Default, PartialEq, Reflect)]
 #[reflect(Component, Default, Debug, PartialEq)]
 pub struct DreamControls {
@@ -57,17 +62,24 @@ pub struct DreamControls {
 pub struct DreamScript(pub ControlScript);
 
 /// The image that shows a [`Dream`], for sprites, user interfaces and materials. It is added where it is absent, and
-/// lives on the graphics card only: black and one pixel large before the first frame.
+/// lives on the graphics card only, black before the first frame.
 #[derive(Component, Clone, Debug, Reflect)]
 #[reflect(Component, Debug)]
 pub struct DreamScreen(pub Handle<Image>);
 
 impl DreamScreen {
-    /// A new image.
+    /// A new image, for sprites and user interfaces.
     pub fn new(images: &mut Assets<Image>) -> Self {
+        Self::of_size(images, UVec2::ONE)
+    }
+
+    /// A new image for materials: they keep the texture that an image has when they are first drawn, and a texture is made
+    /// anew for frames of another size. So it must have theirs from the beginning.
+    pub fn of_size(images: &mut Assets<Image>, size: UVec2) -> Self {
         // 8-bit sRGB. The pixels are moved to the graphics card, not kept beside it.
         let mut image = Image { asset_usage: RenderAssetUsages::RENDER_WORLD, ..Image::default_uninit() };
-        show_in(&mut image, FrameSize::new(1, 1), vec![0, 0, 0, 255]);
+        let size = FrameSize::new(size.x as usize, size.y as usize);
+        show_in(&mut image, size, Frame::black(size).to_rgba());
         Self(images.add(image))
     }
 }
@@ -86,10 +98,16 @@ pub struct DreamStatus {
     pub world: u64,
     /// The prompt in force.
     pub prompt: String,
+    /// The settings in force, none before the model is loaded.
+    pub settings: Option<Settings>,
     /// The tick of the frame on the screen.
     pub tick: u64,
     /// The size of the frame on the screen, zero before the first.
     pub size: UVec2,
+    /// Whether it is being recorded.
+    pub recording: bool,
+    /// The lines that were left by going back, the newest last: the ticks of each that the present line does not share.
+    pub branches: Vec<Range<u64>>,
 }
 
 /// Whether a [`Dream`] runs.
@@ -100,6 +118,8 @@ pub enum DreamPhase {
     Loading,
     /// Frames are made.
     Running,
+    /// The world stands still.
+    Paused,
     /// There is no world, for this reason.
     Failed(String),
 }

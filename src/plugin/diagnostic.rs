@@ -1,6 +1,7 @@
 //! What Bevy's `DiagnosticsStore` gets to know, over all worlds of an app.
 
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bevy::diagnostic::{Diagnostic, DiagnosticPath, Diagnostics, RegisterDiagnostic};
 use bevy::prelude::*;
@@ -21,6 +22,8 @@ pub const COMMIT_MS: DiagnosticPath = DiagnosticPath::const_new("dream/commit_ms
 pub const CONTROL_TO_FRAME_MS: DiagnosticPath = DiagnosticPath::const_new("dream/control_to_frame_ms");
 /// Frames that are made and wait to be shown.
 pub const QUEUED_FRAMES: DiagnosticPath = DiagnosticPath::const_new("dream/queued_frames");
+/// Milliseconds of an update that the plugin's systems take; the renderer's upload of the frames is not among them.
+pub const UPDATE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/update_ms");
 
 pub(super) fn register(app: &mut App) {
     for (path, suffix) in [
@@ -31,15 +34,45 @@ pub(super) fn register(app: &mut App) {
         (COMMIT_MS, "ms"),
         (CONTROL_TO_FRAME_MS, "ms"),
         (QUEUED_FRAMES, ""),
+        (UPDATE_MS, "ms"),
     ] {
         app.register_diagnostic(Diagnostic::new(path).with_suffix(suffix).with_max_history_length(60));
     }
 }
 
+/// Nanoseconds that the plugin's systems took in the present update.
+#[derive(Resource, Default)]
+pub(super) struct Taken(AtomicU64);
+
+impl Taken {
+    /// Counts the time until the end of the lap.
+    pub fn lap(&self) -> Lap<'_> {
+        Lap { taken: self, since: Instant::now() }
+    }
+}
+
+/// Time that is being counted.
+pub(super) struct Lap<'a> {
+    taken: &'a Taken,
+    since: Instant,
+}
+
+impl Drop for Lap<'_> {
+    fn drop(&mut self) {
+        self.taken.0.fetch_add(self.since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
+/// At the end of an update.
+pub(super) fn measure_update(taken: Res<Taken>, mut diagnostics: Diagnostics) {
+    let nanos = taken.0.swap(0, Ordering::Relaxed);
+    diagnostics.add_measurement(&UPDATE_MS, || nanos as f64 * 1e-6);
+}
+
 /// Measures a chunk whose first frame is shown at `now`.
 pub(super) fn measure_chunk(diagnostics: &mut Diagnostics, chunk: &ChunkInfo, now: Instant) {
     let times = chunk.times;
-    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
     diagnostics.add_measurement(&DENOISE_MS, || ms(times.denoise));
     diagnostics.add_measurement(&DECODE_MS, || ms(times.decode));
     diagnostics.add_measurement(&COMMIT_MS, || ms(times.commit));

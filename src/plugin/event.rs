@@ -37,6 +37,16 @@ pub struct DreamStarted {
     pub prompt: String,
 }
 
+/// After a failure there is a world again. It comes after [`DreamStarted`].
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamRecovered {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// What had gone wrong.
+    pub reason: String,
+}
+
 /// A changed prompt is in force.
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
 #[reflect(Debug, Clone, PartialEq)]
@@ -49,7 +59,7 @@ pub struct DreamPromptApplied {
     pub tick: u64,
 }
 
-/// The world went to another moment: it was rewound, or a saved one was loaded.
+/// The world went to another moment: it was rewound, a branch was gone to, or a saved one was loaded.
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
 #[reflect(Debug, Clone, PartialEq)]
 pub struct DreamMoved {
@@ -69,6 +79,54 @@ pub struct DreamSaved {
     pub entity: Entity,
     /// The file.
     pub path: PathBuf,
+}
+
+/// A recording is complete.
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamRecorded {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Trigger it to record a world to a video file, as [`Stream::record`](crate::stream::Stream::record) does.
+/// [`DreamRecorded`] follows when the recording has ended, or a [`DreamError`].
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamRecord {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// The file; `None` ends the recording.
+    pub path: Option<PathBuf>,
+}
+
+/// Trigger it to begin the world of a [`Dream`](super::Dream) anew, with the same seed, prompt and start; after a failure as
+/// well. [`DreamStarted`] follows, or a [`DreamError`].
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamRestart {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+}
+
+/// Trigger it to make one chunk of a paused world.
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamStep {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+}
+
+/// Trigger it to go to a line that was left, which stays as a branch. [`DreamMoved`] follows, or a [`DreamError`].
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamSwitch {
+    /// The [`Dream`](super::Dream).
+    pub entity: Entity,
+    /// Its place in [`DreamStatus::branches`](super::DreamStatus::branches).
+    pub branch: usize,
 }
 
 /// Trigger it to take a world back in time. [`DreamMoved`] follows.
@@ -101,11 +159,12 @@ pub struct DreamLoad {
     pub path: PathBuf,
 }
 
-/// Something went wrong.
+/// Something went wrong. After a fatal one [`DreamRestart`], or a change of the [`Dream`](super::Dream), begins a world
+/// again, which [`DreamRecovered`] tells.
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
 #[reflect(Debug, Clone, PartialEq)]
 pub struct DreamError {
-    /// The [`Dream`](super::Dream).
+    /// The [`Dream`](super::Dream), or what else failed.
     pub entity: Entity,
     /// What, in one line.
     pub reason: String,

@@ -6,11 +6,21 @@
 //! | W A S D, Shift, Space | walk, run, jump |
 //! | arrow keys | look around without a mouse |
 //! | left, right mouse button | break, place a block |
-//! | Enter | opens the prompt bar; there it applies the prompt to this world, Shift+Enter starts a new one |
+//! | Enter | opens the prompt bar; there it applies the prompt to this world, Shift+Enter starts a new one, up and down bring earlier prompts |
 //! | 1 to 9 | preset prompts |
 //! | R | a new world of the same prompt |
+//! | a dropped file | a picture starts a new world, a saved world is gone on with |
+//! | Tab | the dream, the ground truth beside it, the ground truth |
+//! | P, full stop | pause, one chunk |
+//! | Backspace | held, goes back in time |
+//! | B, Shift+B, click | the newest branch, the oldest, the one clicked |
+//! | brackets, minus and equals | denoising steps, context noise |
+//! | F | sharp or smooth pixels |
+//! | F5, F9 | save, load |
+//! | F8 | begins and ends a recording |
 //! | F1, F3 | help, figures |
 
+mod adjust;
 mod bar;
 mod hud;
 mod keys;
@@ -19,6 +29,8 @@ mod shots;
 #[cfg(test)]
 mod tests;
 mod tour;
+mod travel;
+mod truth;
 mod window;
 
 use std::io::Write;
@@ -125,18 +137,40 @@ struct ExplorerPlugin;
 
 impl Plugin for ExplorerPlugin {
     fn build(&self, app: &mut App) {
-        app.add_systems(Startup, (layout::spawn, spawn_dream).chain())
-            .add_systems(Update, (bar::keys, keys::commands, keys::travel, keys::walk, keys::let_go).chain())
+        let keys = (
+            keys::commands,
+            travel::keys,
+            travel::rewind,
+            truth::cycle,
+            adjust::settings,
+            adjust::filter,
+            adjust::record,
+        );
+        let pictures = (layout::fit, layout::aim, layout::show_screen, layout::tell_phase, layout::fade, truth::follow);
+        app.init_resource::<truth::Shown>()
+            .init_resource::<truth::Truth>()
+            .init_resource::<shots::Taken>()
+            .add_systems(Startup, (layout::spawn, spawn_dream).chain())
             .add_systems(
                 Update,
-                (layout::fit, layout::aim, layout::show_screen, layout::tell_phase, layout::fade, bar::visibility),
+                (
+                    bar::keys,
+                    keys.chain().run_if(keys::not_writing),
+                    adjust::drop_file,
+                    keys::walk,
+                    keys::let_go,
+                    bar::visibility,
+                )
+                    .chain(),
             )
-            .add_systems(Update, (hud::write, shots::take))
-            .init_resource::<shots::Taken>()
+            .add_systems(Update, (pictures, travel::list, hud::write, shots::take))
             .add_observer(layout::on_error)
             .add_observer(layout::on_prompt)
             .add_observer(layout::on_moved)
             .add_observer(layout::on_saved)
+            .add_observer(layout::on_recorded)
+            .add_observer(truth::on_started)
+            .add_observer(truth::on_moved)
             .add_observer(shots::on_error);
     }
 }
@@ -147,6 +181,7 @@ fn spawn_dream(mut commands: Commands, explored: Res<Explored>) {
         model: options.model_dir.clone(),
         prompt: options.first_prompt(),
         seed: options.seed,
+        start: None,
         paused: false,
         threads: options.threads,
         size: options.size.map(|size| UVec2::new(size.width as u32, size.height as u32)),

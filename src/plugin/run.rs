@@ -7,14 +7,15 @@ use bevy::diagnostic::Diagnostics;
 use bevy::prelude::*;
 
 use super::component::show_in;
-use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, measure_chunk};
+use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, Taken, measure_chunk};
 use super::{
-    Dream, DreamChunkShown, DreamControls, DreamError, DreamLoad, DreamMoved, DreamPhase, DreamPromptApplied,
-    DreamRewind, DreamSave, DreamSaved, DreamScreen, DreamScript, DreamStarted, DreamStatus, ModelLoader,
+    Dream, DreamChunkShown, DreamControls, DreamError, DreamMoved, DreamPhase, DreamPromptApplied, DreamRecorded,
+    DreamRecovered, DreamSaved, DreamScreen, DreamScript, DreamStarted, DreamStatus, ModelLoader,
 };
-use crate::simulate::{ControlScript, SessionOptions};
+use crate::model::Settings;
+use crate::simulate::{ControlScript, SessionOptions, check_settings};
 use crate::stream::{Event, Stream, StreamOptions, TimedFrame, Wake};
-use crate::{Error, FrameSize, Result};
+use crate::{FrameSize, Result};
 
 /// The frame rate is measured over this time.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
@@ -25,6 +26,14 @@ pub(super) struct Running {
     pub stream: Stream,
     /// What was last asked of it.
     asked: Dream,
+    /// What was asked when the present world began.
+    began: Dream,
+    /// Whether the world stands still.
+    paused: bool,
+    /// Why there is no world, until there is one again.
+    failure: Option<String>,
+    /// The settings that the model is shipped with, once it is loaded.
+    shipped: Option<Settings>,
     /// World and chunk of the frame on the screen.
     chunk: Option<(u64, u64)>,
     /// When which ticks were lately shown.
@@ -34,26 +43,42 @@ pub(super) struct Running {
 /// Makes the model threads do what the [`Dream`]s say.
 pub(super) fn follow(
     mut commands: Commands,
-    mut dreams: Query<(Entity, &Dream, &mut DreamStatus, Option<&mut Running>, Option<&DreamScript>), Changed<Dream>>,
+    mut dreams: Query<
+        (Entity, &mut Dream, &mut DreamStatus, Option<&mut Running>, Option<&DreamScript>),
+        Changed<Dream>,
+    >,
     screens: Query<(), With<DreamScreen>>,
     loader: Res<ModelLoader>,
+    taken: Res<Taken>,
     mut images: ResMut<Assets<Image>>,
     #[cfg(feature = "window")] proxy: Option<Res<bevy::winit::EventLoopProxyWrapper>>,
 ) {
-    for (entity, dream, mut status, running, script) in &mut dreams {
+    let _lap = taken.lap();
+    for (entity, mut dream, mut status, running, script) in &mut dreams {
+        // A refused setting that is put back is no other change.
+        let dream = dream.bypass_change_detection();
         if !screens.contains(entity) {
             commands.entity(entity).insert(DreamScreen::new(&mut images));
         }
         let outcome = match running {
-            Some(mut running) if !running.needs_new_thread(dream) => running.follow(dream, &status),
+            Some(mut running) if !running.needs_new_thread(dream) => {
+                if let Some(Err(error)) = dream.settings.map(check_settings) {
+                    dream.settings = running.asked.settings;
+                    commands.trigger(DreamError { entity, reason: error.to_string(), fatal: false });
+                }
+                running.follow(dream, &mut status)
+            }
             _ => {
                 #[cfg(feature = "window")]
                 let wake = proxy.as_ref().map(|proxy| window_waker(proxy));
                 #[cfg(not(feature = "window"))]
                 let wake = None;
-                *status = DreamStatus::default();
+                let failure = match std::mem::take(&mut *status).phase {
+                    DreamPhase::Failed(reason) => Some(reason),
+                    _ => None,
+                };
                 Running::start(dream, script.map(|script| script.0.clone()), loader.clone(), wake).map(|running| {
-                    commands.entity(entity).insert(running);
+                    commands.entity(entity).insert(Running { failure, ..running });
                 })
             }
         };
@@ -75,7 +100,8 @@ fn window_waker(proxy: &bevy::winit::EventLoopProxyWrapper) -> Wake {
 }
 
 /// Hands the controls over.
-pub(super) fn control(mut dreams: Query<(&mut DreamControls, &Running)>) {
+pub(super) fn control(mut dreams: Query<(&mut DreamControls, &Running)>, taken: Res<Taken>) {
+    let _lap = taken.lap();
     for (mut controls, running) in &mut dreams {
         let input = running.stream.input();
         input.hold(controls.held);
@@ -86,69 +112,90 @@ pub(super) fn control(mut dreams: Query<(&mut DreamControls, &Running)>) {
     }
 }
 
-pub(super) fn rewind(rewind: On<DreamRewind>, dreams: Query<&Running>, commands: Commands) {
-    obey(rewind.entity, dreams, commands, |stream| stream.rewind(rewind.time));
-}
-
-pub(super) fn save(save: On<DreamSave>, dreams: Query<&Running>, commands: Commands) {
-    obey(save.entity, dreams, commands, |stream| stream.save(&save.path));
-}
-
-pub(super) fn load(load: On<DreamLoad>, dreams: Query<&Running>, commands: Commands) {
-    obey(load.entity, dreams, commands, |stream| stream.load(&load.path));
-}
-
-fn obey(entity: Entity, dreams: Query<&Running>, mut commands: Commands, command: impl FnOnce(&Stream) -> Result<()>) {
-    let outcome = match dreams.get(entity) {
-        Ok(running) => command(&running.stream),
-        Err(_) => Err(Error::input("there is no dreamed world yet")),
-    };
-    if let Err(error) = outcome {
-        commands.trigger(DreamError { entity, reason: error.to_string(), fatal: false });
-    }
-}
-
 /// Tells what the model threads told.
-pub(super) fn hear(mut commands: Commands, mut dreams: Query<(Entity, &mut Dream, &mut DreamStatus, &mut Running)>) {
+pub(super) fn hear(
+    mut commands: Commands,
+    mut dreams: Query<(Entity, &mut Dream, &mut DreamStatus, &mut Running)>,
+    taken: Res<Taken>,
+) {
+    let _lap = taken.lap();
     for (entity, mut dream, mut status, mut running) in &mut dreams {
-        let Running { stream, asked, .. } = &mut *running;
+        let Running { stream, asked, began, paused, failure, shipped, .. } = &mut *running;
+        let finished = stream.is_finished();
         for event in stream.events() {
             match event {
                 Event::Loaded(info) => {
                     status.model = info.name;
                     status.fps = info.fps;
+                    *shipped = Some(info.settings);
+                    status.settings = asked.settings.or(*shipped);
                 }
                 Event::Started { world, seed, prompt, .. } => {
-                    status.phase = DreamPhase::Running;
+                    status.phase = if *paused { DreamPhase::Paused } else { DreamPhase::Running };
                     status.world = world;
                     status.prompt.clone_from(&prompt);
+                    began.clone_from(asked);
                     commands.trigger(DreamStarted { entity, world, seed, prompt });
+                    if let Some(reason) = failure.take() {
+                        commands.trigger(DreamRecovered { entity, reason });
+                    }
+                }
+                Event::Paused(now) => {
+                    *paused = now;
+                    match status.phase {
+                        DreamPhase::Running if now => status.phase = DreamPhase::Paused,
+                        DreamPhase::Paused if !now => status.phase = DreamPhase::Running,
+                        _ => {}
+                    }
                 }
                 Event::PromptApplied { prompt, tick } => {
                     status.prompt.clone_from(&prompt);
                     commands.trigger(DreamPromptApplied { entity, prompt, tick });
                 }
-                Event::Moved { world, tick, prompt } => {
+                Event::Moved { world, tick, prompt, settings } => {
                     status.world = world;
                     status.prompt.clone_from(&prompt);
-                    asked.prompt.clone_from(&prompt);
-                    dream.bypass_change_detection().prompt.clone_from(&prompt);
+                    status.settings = Some(settings);
+                    for wish in [&mut *asked, dream.bypass_change_detection()] {
+                        wish.prompt.clone_from(&prompt);
+                        wish.settings = wish.settings.map(|_| settings);
+                    }
                     commands.trigger(DreamMoved { entity, tick, prompt });
                 }
+                Event::Branches(branches) => status.branches = branches,
+                Event::Recording(now) => status.recording = now,
+                Event::Recorded(path) => commands.trigger(DreamRecorded { entity, path }),
                 Event::Saved(path) => commands.trigger(DreamSaved { entity, path }),
                 Event::Rejected(reason) => {
-                    // Back to what is, lest a refused prompt spoils the next new world.
-                    asked.prompt.clone_from(&status.prompt);
-                    dream.bypass_change_detection().prompt.clone_from(&status.prompt);
+                    // Back to what is, lest a refused value spoils the next new world.
+                    for wish in [&mut *asked, dream.bypass_change_detection()] {
+                        wish.prompt.clone_from(&status.prompt);
+                        (wish.seed, wish.size, wish.start) = (began.seed, began.size, began.start.clone());
+                    }
                     commands.trigger(DreamError { entity, reason, fatal: false });
                 }
-                Event::Failed(reason) | Event::LoadFailed(reason) => {
-                    status.phase = DreamPhase::Failed(reason.clone());
-                    commands.trigger(DreamError { entity, reason, fatal: true });
+                Event::Failed(reason) | Event::Ended(reason) => {
+                    end(entity, reason, &mut status, failure, &mut commands);
                 }
             }
         }
+        if finished && !matches!(status.phase, DreamPhase::Failed(_)) {
+            end(entity, "the model thread has ended".into(), &mut status, failure, &mut commands);
+        }
     }
+}
+
+/// There is no world any more, for this reason.
+fn end(
+    entity: Entity,
+    reason: String,
+    status: &mut DreamStatus,
+    failure: &mut Option<String>,
+    commands: &mut Commands,
+) {
+    status.phase = DreamPhase::Failed(reason.clone());
+    *failure = Some(reason.clone());
+    commands.trigger(DreamError { entity, reason, fatal: true });
 }
 
 /// Makes frames visible that are due.
@@ -157,14 +204,16 @@ pub(super) fn show(
     mut images: ResMut<Assets<Image>>,
     mut chunks: MessageWriter<DreamChunkShown>,
     mut diagnostics: Diagnostics,
+    taken: Res<Taken>,
 ) {
+    let _lap = taken.lap();
     let now = Instant::now();
     for (entity, mut running, mut status, screen) in &mut dreams {
         // An image is touched only for new pixels: touching it alone would upload nothing, with an error.
         let Some(frame) = running.stream.due_frame(now) else { continue };
         status.tick = frame.tick;
         status.size = UVec2::new(frame.size.width as u32, frame.size.height as u32);
-        if running.note(&frame, now) {
+        if running.note(&frame, now) && !frame.chunk.controls.is_empty() {
             measure_chunk(&mut diagnostics, &frame.chunk, now);
             chunks.write(DreamChunkShown {
                 dream: entity,
@@ -192,7 +241,17 @@ impl Running {
         if dream.paused {
             stream.pause(true)?;
         }
-        Ok(Self { stream, asked: dream.clone(), chunk: None, shown: VecDeque::new() })
+        let asked = dream.clone();
+        Ok(Self {
+            stream,
+            began: asked.clone(),
+            asked,
+            paused: false,
+            failure: None,
+            shipped: None,
+            chunk: None,
+            shown: VecDeque::new(),
+        })
     }
 
     /// Whether `dream` cannot be had from this thread.
@@ -200,16 +259,17 @@ impl Running {
         self.stream.is_finished() || self.asked.model != dream.model || self.asked.threads != dream.threads
     }
 
-    fn follow(&mut self, dream: &Dream, status: &DreamStatus) -> Result<()> {
+    fn follow(&mut self, dream: &Dream, status: &mut DreamStatus) -> Result<()> {
         let asked = std::mem::replace(&mut self.asked, dream.clone());
         let failed = matches!(status.phase, DreamPhase::Failed(_));
-        if failed || asked.seed != dream.seed || asked.size != dream.size {
+        if failed || asked.seed != dream.seed || asked.size != dream.size || asked.start != dream.start {
             self.stream.new_world(session_options(dream))?;
         } else if asked.prompt != dream.prompt {
             self.stream.set_prompt(&dream.prompt)?;
         }
-        if let Some(settings) = dream.settings.filter(|_| asked.settings != dream.settings) {
+        if let Some(settings) = dream.settings.or(self.shipped).filter(|_| asked.settings != dream.settings) {
             self.stream.set_settings(settings)?;
+            status.settings = Some(settings);
         }
         if asked.paused != dream.paused {
             self.stream.pause(dream.paused)?;
@@ -238,11 +298,11 @@ impl Running {
     }
 }
 
-fn session_options(dream: &Dream) -> SessionOptions {
+pub(super) fn session_options(dream: &Dream) -> SessionOptions {
     SessionOptions {
         seed: dream.seed,
         prompt: dream.prompt.clone(),
-        start: None,
+        start: dream.start.as_deref().cloned(),
         size: dream.size.map(|size| FrameSize::new(size.x as usize, size.y as usize)),
         settings: dream.settings,
     }

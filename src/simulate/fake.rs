@@ -51,6 +51,13 @@ impl Default for FakeModel {
 }
 
 impl FakeModel {
+    /// One that plays 25 times as fast, for tests that wait for frames.
+    pub fn fast() -> Self {
+        let mut model = Self::default();
+        model.info.fps = 500.0;
+        model
+    }
+
     /// Makes it ready to open worlds.
     pub fn shared(self) -> Arc<dyn WorldModel> {
         Arc::new(self)

@@ -216,6 +216,10 @@ pub struct ReplayHeader {
     /// The start image, relative to the replay file; none when the model made its own first frame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartImage>,
+    /// The saved moment from which the frames are counted, relative to the replay file; none when it is the world's
+    /// beginning. Ticks are those of the world.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save: Option<PathBuf>,
     /// The settings, the same throughout.
     pub settings: Settings,
     /// The frame size.
@@ -360,6 +364,7 @@ mod tests {
             seed: u64::MAX,
             prompt: "a meadow".into(),
             start: Some(StartImage { path: "start.png".into(), sha256: "cd".into() }),
+            save: Some("walk.dream".into()),
             settings: Settings { steps: 2, first_steps: 4, first_guidance: 1.0, context_noise: 0.1 },
             size: FrameSize::new(128, 128),
             frames: 20,

@@ -152,6 +152,11 @@ impl Timeline {
         self.at(chunk).map_or(self.session.prompt(), |i| &self.moments[i].prompt)
     }
 
+    /// The settings under which one of [`Timeline::chunks`] was made; of later ones the present settings.
+    pub fn settings(&self, chunk: u64) -> Settings {
+        self.at(chunk).map_or(self.session.settings(), |i| self.moments[i].settings)
+    }
+
     /// Goes back to the moment before `chunk`. The line that is left becomes the newest branch.
     ///
     /// # Errors

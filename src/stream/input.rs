@@ -4,6 +4,9 @@ use std::sync::Mutex;
 
 use crate::Controls;
 
+/// The farthest turn that waits for a chunk, in degrees: farther than any chunk can turn.
+const MAX_TURN: f32 = 720.0;
+
 /// What the player holds, and what he did since the model last looked.
 #[derive(Debug, Default)]
 pub struct Input(Mutex<State>);
@@ -16,8 +19,10 @@ struct State {
 }
 
 impl Input {
-    /// The controls held from now on; their look is degrees a tick. A tap between two chunks is not lost.
+    /// The controls held from now on, [made valid](Controls::sanitized); their look is degrees a tick. A tap between two
+    /// chunks is not lost.
     pub fn hold(&self, controls: Controls) {
+        let controls = controls.sanitized(0.0);
         let mut state = self.lock();
         state.tapped.jump |= controls.jump;
         state.tapped.break_block |= controls.break_block;
@@ -25,11 +30,14 @@ impl Input {
         state.held = controls;
     }
 
-    /// Turns the camera by degrees of yaw (right positive) and pitch (up positive), spread over the next chunk.
+    /// Turns the camera by degrees of yaw (right positive) and pitch (up positive), spread over the next chunk. What is no
+    /// number turns nothing; a chunk turns as fast as [`MAX_LOOK`](crate::controls::MAX_LOOK) allows.
     pub fn turn(&self, yaw: f32, pitch: f32) {
         let mut state = self.lock();
-        state.turned[0] += yaw;
-        state.turned[1] += pitch;
+        for (turned, by) in state.turned.iter_mut().zip([yaw, pitch]) {
+            // Bounded, so that infinity and its opposite do not add up to no number.
+            *turned = if by.is_nan() { *turned } else { (*turned + by).clamp(-MAX_TURN, MAX_TURN) };
+        }
     }
 
     /// The controls for the next `ticks` ticks.
@@ -41,7 +49,7 @@ impl Input {
         for (look, turned) in controls.look.iter_mut().zip(turned) {
             *look += turned / ticks as f32;
         }
-        let mut controls = vec![controls; ticks];
+        let mut controls = vec![controls.sanitized(0.0); ticks];
         controls[0].jump |= tapped.jump;
         controls[0].break_block |= tapped.break_block;
         controls[0].place_block |= tapped.place_block;
@@ -57,6 +65,7 @@ impl Input {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controls::MAX_LOOK;
 
     #[test]
     fn turns_add_up_and_are_spread_over_the_chunk() {
@@ -66,6 +75,18 @@ mod tests {
         let looks: Vec<_> = input.sample(2).iter().map(|c| c.look).collect();
         assert_eq!(looks, [[4.0, -0.5]; 2]);
         assert_eq!(input.sample(2)[0].look, [0.0; 2], "a turn is spent");
+    }
+
+    #[test]
+    fn what_is_no_control_does_no_harm() {
+        let input = Input::default();
+        input.hold(Controls { forward: f32::NAN, strafe: -1e30, look: [f32::INFINITY, 0.0], ..Default::default() });
+        for (yaw, pitch) in [(f32::NAN, 3.0), (f32::INFINITY, f32::NAN), (f32::NEG_INFINITY, 1.0), (f32::MAX, 0.0)] {
+            input.turn(yaw, pitch);
+        }
+        let [first, second] = input.sample(2).try_into().unwrap();
+        assert_eq!((first.forward, first.strafe, first.look), (0.0, -1.0, [MAX_LOOK, 2.0]));
+        assert_eq!(first, second);
     }
 
     #[test]

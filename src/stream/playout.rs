@@ -19,7 +19,7 @@ pub struct ChunkInfo {
     pub index: u64,
     /// Tick of its first frame.
     pub first_tick: u64,
-    /// The controls it was made under, one a frame.
+    /// The controls it was made under, one a frame; none for a look at a moment that was gone to.
     pub controls: Vec<Controls>,
     /// When these controls were taken.
     pub sampled: Instant,

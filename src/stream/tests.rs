@@ -1,7 +1,7 @@
 use super::*;
 use crate::Controls;
 use crate::simulate::fake::{FakeModel, Fault};
-use crate::simulate::{ControlScript, Session};
+use crate::simulate::{ControlScript, FrameHasher, Replay, Session, Snapshot};
 
 /// Generous: these tests are about what happens, not how fast.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -148,7 +148,7 @@ fn a_model_that_does_not_load_is_told() {
     for load in [|| Err(Error::model("models/none", "no such folder")), || panic!("no such folder")] {
         let stream = Stream::start(load, options("a meadow")).unwrap();
         let event = next_event(&stream);
-        assert!(matches!(&event, Event::LoadFailed(reason) if reason.contains("no such folder")), "{event:?}");
+        assert!(matches!(&event, Event::Ended(reason) if reason.contains("no such folder")), "{event:?}");
         until(|| stream.is_finished().then_some(()));
         assert!(stream.set_prompt("a desert").is_err());
     }
@@ -166,6 +166,99 @@ fn pausing_holds_the_world() {
     assert!(stream.due_frame(Instant::now()).is_none() && stream.queued() == 0);
     stream.pause(false).unwrap();
     next_frame(&mut stream);
+}
+
+#[test]
+fn a_held_world_goes_on_chunk_by_chunk() {
+    let mut stream = start(model(), options("a meadow"));
+    next_frame(&mut stream);
+    stream.step().unwrap();
+    stream.pause(true).unwrap();
+    until(|| stream.events().find(|e| *e == Event::Paused(true)));
+    let drain = |stream: &mut Stream| {
+        thread::sleep(Duration::from_millis(50));
+        std::iter::from_fn(|| stream.due_frame(Instant::now())).last().map(|f| f.tick)
+    };
+    let before = drain(&mut stream);
+    stream.step().unwrap();
+    let one = until(|| drain(&mut stream));
+    assert!(before.is_none_or(|before| one == before + 2), "{before:?} {one}");
+    assert_eq!(drain(&mut stream), None, "one chunk and no more");
+    stream.step().unwrap();
+    stream.step().unwrap();
+    until(|| drain(&mut stream).filter(|tick| *tick == one + 4));
+    stream.new_world(world("a desert")).unwrap();
+    assert_eq!(until(|| drain(&mut stream)), 1, "a new world shows how it begins");
+}
+
+#[test]
+fn branches_are_told_and_can_be_gone_to() {
+    let mut stream = start(model(), options("a meadow"));
+    until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 40));
+    stream.rewind(Duration::from_secs_f32(20.0 / 500.0)).unwrap();
+    let left = until(|| match next_event(&stream) {
+        Event::Branches(branches) => Some(branches),
+        _ => None,
+    });
+    assert_eq!(left.len(), 1);
+    stream.pause(true).unwrap();
+    stream.switch(0).unwrap();
+    let (world, tick) = until(|| match next_event(&stream) {
+        Event::Moved { world, tick, .. } if tick == left[0].end => Some((world, tick)),
+        _ => None,
+    });
+    let shown = until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.world == world));
+    assert_eq!(shown.tick, tick - 1, "a held world shows where it went");
+    stream.switch(7).unwrap();
+    until(|| matches!(next_event(&stream), Event::Rejected(reason) if reason.contains("no branch 7")).then_some(()));
+}
+
+#[test]
+fn a_recording_can_be_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut stream = start(model(), options("a meadow"));
+    until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 10));
+    stream.record(Some(path("walk/"))).unwrap();
+    // What a replay file cannot hold, half a step, is not done while recording.
+    stream.input().hold(Controls { forward: 0.7, strafe: 0.3, look: [1.5, 0.25], ..Default::default() });
+    until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 40));
+    stream.set_prompt("a desert").unwrap();
+    until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 80));
+    stream.record(None).unwrap();
+    until(|| stream.events().find(|e| *e == Event::Recorded(path("walk/"))));
+    drop(stream);
+
+    let replay = Replay::parse(&std::fs::read_to_string(path("walk.replay.jsonl")).unwrap()).unwrap();
+    let header = replay.header;
+    assert!(header.frames > 20 && std::fs::read_dir(path("walk")).unwrap().count() as u64 == header.frames);
+    let mut session = Session::new(model().shared(), world("a forest")).unwrap();
+    session.restore(&Snapshot::load(path("walk.dream"), &model().info).unwrap()).unwrap();
+    let mut hasher = FrameHasher::default();
+    for _ in 0..header.frames / 2 {
+        let (controls, prompt) = replay.script.chunk(session.tick(), 2);
+        prompt.into_iter().for_each(|p| session.set_prompt(p).unwrap());
+        session.step(&controls).unwrap().frames.iter().for_each(|frame| hasher.push(frame));
+    }
+    assert_eq!((session.prompt(), hasher.digest()), ("a desert", header.frames_sha256));
+}
+
+#[test]
+fn a_recording_that_cannot_be_written_is_told_and_the_world_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stream = start(model(), options("a meadow"));
+    next_frame(&mut stream);
+    stream.record(Some(folder.path().join("none/walk.gif"))).unwrap();
+    until(|| stream.events().find(|e| matches!(e, Event::Rejected(reason) if reason.contains("walk.gif"))));
+    next_frame(&mut stream);
+}
+
+#[test]
+fn a_panic_outside_of_the_models_work_is_told() {
+    let wake: Wake = Box::new(|| panic!("an injected panic"));
+    let stream = start(model(), StreamOptions { wake: Some(wake), ..options("a meadow") });
+    until(|| stream.events().find(|e| matches!(e, Event::Ended(reason) if reason.contains("injected"))));
+    until(|| stream.is_finished().then_some(()));
 }
 
 #[test]
@@ -188,7 +281,7 @@ fn a_rewound_world_shows_where_it_is_and_goes_on_from_there() {
     stream.pause(true).unwrap();
     stream.rewind(Duration::from_secs_f32(20.0 / 500.0)).unwrap();
     let (world, tick) = until(|| match next_event(&stream) {
-        Event::Moved { world, tick, prompt } => {
+        Event::Moved { world, tick, prompt, .. } => {
             assert_eq!(prompt, "a meadow");
             Some((world, tick))
         }

@@ -112,7 +112,7 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
     while first.is_none_or(|first: Instant| first.elapsed() < time) {
         for event in stream.events() {
             match event {
-                Event::LoadFailed(reason) | Event::Failed(reason) | Event::Rejected(reason) => {
+                Event::Ended(reason) | Event::Failed(reason) | Event::Rejected(reason) => {
                     return Err(Error::input(reason));
                 }
                 Event::Loaded(info) if args.world.steps.is_some() => {

@@ -4,7 +4,7 @@ use bevy_dream::simulate::{ControlScript, FrameHasher, Session};
 use bevy_dream::voxel::{Policy, PolicyKind, World, WorldConfig};
 use bevy_dream::{Frame, Result};
 
-/// Makes the first `frames` frames of a new world under `script` and hands each to `show`. Returns the digest of all.
+/// Makes the next `frames` frames of a world under `script` and hands each to `show`. Returns the digest of all.
 pub fn play(
     session: &mut Session,
     script: &ControlScript,
@@ -13,13 +13,14 @@ pub fn play(
 ) -> Result<String> {
     let per_chunk = session.model().info().frames_per_chunk;
     let mut hasher = FrameHasher::default();
-    while session.tick() < frames {
+    let end = session.tick() + frames;
+    while session.tick() < end {
         let (controls, prompt) = script.chunk(session.tick(), per_chunk);
         if let Some(prompt) = prompt {
             session.set_prompt(prompt)?;
         }
         let chunk = session.step(&controls)?;
-        let wanted = (frames - chunk.first_tick).min(per_chunk as u64) as usize;
+        let wanted = (end - chunk.first_tick).min(per_chunk as u64) as usize;
         for frame in &chunk.frames[..wanted] {
             hasher.push(frame);
             show(frame)?;

@@ -79,6 +79,7 @@ pub fn run(args: &Args) -> Result<()> {
         seed: args.seed,
         prompt: args.prompt.clone(),
         start: start.map(|picture| keep_start(&picture, &args.out)).transpose()?,
+        save: None,
         settings,
         size,
         frames: args.frames,

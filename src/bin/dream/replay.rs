@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bevy_dream::simulate::replay::StartImage;
-use bevy_dream::simulate::{FrameHasher, Replay, Session, SessionOptions};
+use bevy_dream::simulate::{FrameHasher, Replay, Session, SessionOptions, Snapshot};
 use bevy_dream::video::load_image;
 use bevy_dream::{Error, Frame, Result};
 
@@ -52,6 +52,9 @@ pub fn run(args: &Args) -> Result<()> {
     let bar = progress(header.frames, "frames");
     let digest = pool.install(|| {
         let mut session = Session::new(Arc::clone(&model), options)?;
+        if let Some(save) = &header.save {
+            session.restore(&Snapshot::load(args.file.with_file_name(save), model.info())?)?;
+        }
         play(&mut session, &script, header.frames, |_| {
             bar.inc(1);
             Ok(())

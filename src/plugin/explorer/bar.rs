@@ -46,33 +46,69 @@ pub(super) fn visibility(
     visibility.set_if_neq(if wanted { Visibility::Inherited } else { Visibility::Hidden });
 }
 
-/// Enter opens the bar and applies what is written, Shift+Enter starts a new world with it, Esc leaves the bar.
+/// The prompts that were applied, the newest last, and the one that is in the bar.
+#[derive(Default)]
+pub(super) struct History {
+    prompts: Vec<String>,
+    at: usize,
+}
+
+impl History {
+    fn push(&mut self, prompt: &str) {
+        self.prompts.retain(|earlier| earlier != prompt);
+        self.prompts.push(prompt.into());
+        self.at = self.prompts.len() - 1;
+    }
+
+    /// The prompt before the one in the bar, or the one after it.
+    fn step(&mut self, earlier: bool) -> Option<&str> {
+        let at = if earlier { self.at.checked_sub(1)? } else { self.at + 1 };
+        let prompt = self.prompts.get(at)?;
+        self.at = at;
+        Some(prompt)
+    }
+}
+
+fn write(text: &mut EditableText, prompt: &str) {
+    text.clear();
+    text.queue_edit(TextEdit::Insert(prompt.into()));
+    text.queue_edit(TextEdit::SelectAll);
+}
+
+/// Enter opens the bar and applies what is written, Shift+Enter starts a new world with it, Esc leaves the bar; up and down
+/// bring earlier prompts.
 pub(super) fn keys(
     bar: Single<(Entity, &mut EditableText), With<PromptBar>>,
     mut dream: Single<&mut Dream>,
     mut message: Single<&mut Text, With<MessageLine>>,
     mut focus: ResMut<InputFocus>,
     mut keys: ResMut<ButtonInput<KeyCode>>,
+    mut history: Local<History>,
 ) {
     let (entity, mut text) = bar.into_inner();
     let writing = focus.get() == Some(entity);
     let enter = keys.just_pressed(KeyCode::Enter) || keys.just_pressed(KeyCode::NumpadEnter);
     if enter && !writing {
-        text.clear();
-        text.queue_edit(TextEdit::Insert(dream.prompt.as_str().into()));
-        text.queue_edit(TextEdit::SelectAll);
+        history.push(&dream.prompt);
+        write(&mut text, &dream.prompt);
         focus.set(entity, FocusCause::Navigated);
     } else if enter && !text.is_composing() {
         let prompt = text.value().to_string();
         match check_prompt(&prompt) {
             Ok(()) => {
+                history.push(&prompt);
                 dream.prompt = prompt;
                 if keys.any_pressed([KeyCode::ShiftLeft, KeyCode::ShiftRight]) {
                     dream.seed = new_seed();
+                    dream.start = None;
                 }
                 focus.clear();
             }
             Err(error) => message.0 = error.to_string(),
+        }
+    } else if writing && keys.any_just_pressed([KeyCode::ArrowUp, KeyCode::ArrowDown]) {
+        if let Some(prompt) = history.step(keys.just_pressed(KeyCode::ArrowUp)) {
+            write(&mut text, prompt);
         }
     } else if writing && keys.just_pressed(KeyCode::Escape) {
         // This Esc is spent: it does not free the mouse as well.

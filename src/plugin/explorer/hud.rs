@@ -1,10 +1,11 @@
 //! The figures on F3.
 
-use bevy::diagnostic::{DiagnosticPath, DiagnosticsStore};
+use bevy::diagnostic::{Diagnostic, DiagnosticPath, DiagnosticsStore};
 use bevy::prelude::*;
 
 use crate::plugin::{
     COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, Dream, DreamStatus, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES,
+    UPDATE_MS,
 };
 
 /// The text with the figures.
@@ -20,13 +21,15 @@ pub(super) fn write(
     if *visibility == Visibility::Hidden {
         return;
     }
-    let average = |path: &DiagnosticPath| measured.get(path).and_then(|d| d.average()).unwrap_or(0.0);
-    let latest = |path: &DiagnosticPath| measured.get(path).and_then(|d| d.value()).unwrap_or(0.0);
+    let average = |path: &DiagnosticPath| measured.get(path).and_then(Diagnostic::average).unwrap_or(0.0);
+    let latest = |path: &DiagnosticPath| measured.get(path).and_then(Diagnostic::value).unwrap_or(0.0);
     let (dream, status) = *dream;
+    let (steps, noise) = status.settings.map_or((0, 0.0), |settings| (settings.steps, settings.context_noise));
     text.0 = format!(
         "{:.1} native frames a second (the model alone {:.1})\n\
          denoise {:.0} ms  decode {:.0} ms  commit {:.0} ms\n\
-         control to frame {:.0} ms  queue {:.0}\n\
+         control to frame {:.0} ms  queue {:.0}  update {:.2} ms\n\
+         {steps} steps  context noise {noise:.2}{}{}\n\
          {} {}x{}  seed {}  tick {}\n\
          {}",
         latest(&NATIVE_FPS),
@@ -36,6 +39,9 @@ pub(super) fn write(
         average(&COMMIT_MS),
         average(&CONTROL_TO_FRAME_MS),
         average(&QUEUED_FRAMES),
+        average(&UPDATE_MS),
+        if dream.paused { "  paused" } else { "" },
+        if status.recording { "  recording" } else { "" },
         status.model,
         status.size.x,
         status.size.y,

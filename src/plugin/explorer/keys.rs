@@ -1,7 +1,6 @@
 //! Keys and mouse to controls.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::Duration;
 
 use bevy::input::mouse::AccumulatedMouseMotion;
 use bevy::input_focus::InputFocus;
@@ -13,7 +12,7 @@ use super::hud::Figures;
 use super::layout::Help;
 use super::presets;
 use crate::Controls;
-use crate::plugin::{Dream, DreamControls, DreamLoad, DreamRewind, DreamSave};
+use crate::plugin::{Dream, DreamControls};
 
 /// Degrees that the camera turns for a pixel of mouse movement.
 const DEGREES_PER_PIXEL: f32 = 0.12;
@@ -32,12 +31,6 @@ const NUMBER_KEYS: [KeyCode; 9] = [
     KeyCode::Digit8,
     KeyCode::Digit9,
 ];
-
-/// Time between two steps back while Backspace is held; each step is twice as long.
-const REWIND_EVERY: Duration = Duration::from_millis(100);
-
-/// The quick save, in the working folder.
-const QUICK_SAVE: &str = "quicksave.dream";
 
 /// The preset of a number key that was just pressed.
 pub(super) fn preset(keys: &ButtonInput<KeyCode>) -> Option<String> {
@@ -70,40 +63,9 @@ pub(super) fn commands(
     }
 }
 
-/// Backspace goes back in time while it is held, at twice the speed; F5 saves the world and F9 loads it.
-pub(super) fn travel(
-    keys: Res<ButtonInput<KeyCode>>,
-    time: Res<Time>,
-    focus: Res<InputFocus>,
-    bar: Single<Entity, With<PromptBar>>,
-    dream: Single<(Entity, &mut Dream)>,
-    mut waited: Local<Duration>,
-    mut commands: Commands,
-) {
-    let (entity, mut dream) = dream.into_inner();
-    if keys.just_released(KeyCode::Backspace) && dream.paused {
-        dream.paused = false;
-    }
-    if focus.get() == Some(*bar) {
-        return;
-    }
-    if keys.just_pressed(KeyCode::Backspace) {
-        dream.paused = true;
-        *waited = REWIND_EVERY;
-    }
-    if keys.pressed(KeyCode::Backspace) && dream.paused {
-        *waited += time.delta();
-        if *waited >= REWIND_EVERY {
-            *waited = Duration::ZERO;
-            commands.trigger(DreamRewind { entity, time: 2 * REWIND_EVERY });
-        }
-    }
-    if keys.just_pressed(KeyCode::F5) {
-        commands.trigger(DreamSave { entity, path: QUICK_SAVE.into() });
-    }
-    if keys.just_pressed(KeyCode::F9) {
-        commands.trigger(DreamLoad { entity, path: QUICK_SAVE.into() });
-    }
+/// Whether keys are keys, and not letters of a prompt.
+pub(super) fn not_writing(focus: Res<InputFocus>, bar: Single<Entity, With<PromptBar>>) -> bool {
+    focus.get() != Some(*bar)
 }
 
 pub(super) fn walk(

@@ -5,8 +5,12 @@ use bevy::window::{CursorGrabMode, CursorOptions, PrimaryWindow};
 
 use super::bar;
 use super::hud::Figures;
+use super::travel::BranchList;
+use super::truth::{self, Shown, TruthView};
 use crate::controls::TICKS_PER_SECOND;
-use crate::plugin::{DreamError, DreamMoved, DreamPhase, DreamPromptApplied, DreamSaved, DreamScreen, DreamStatus};
+use crate::plugin::{
+    DreamError, DreamMoved, DreamPhase, DreamPromptApplied, DreamRecorded, DreamSaved, DreamScreen, DreamStatus,
+};
 
 /// How long a message stays, in seconds.
 const MESSAGE_SECONDS: f32 = 6.0;
@@ -21,8 +25,14 @@ Enter            write a prompt, apply it to this world
 Shift+Enter      start a new world with it
 1 to 9           preset prompts
 R                a new world of the same prompt
+drop a file      start from a picture, go on with a save
+Tab              the ground truth beside it
+P   .            pause, one chunk
 Backspace        hold to go back in time
-F5  save         F9  load
+B   Shift+B      the newest, the oldest branch
+[   ]   -   =    steps, context noise
+F                sharp or smooth pixels
+F5  save         F9  load    F8  record a GIF
 F1  help         F3  figures";
 
 /// The dreamed picture.
@@ -50,12 +60,21 @@ fn text(words: &str, size: f32) -> impl Bundle {
     (Text::new(words), TextFont { font_size: FontSize::VMin(size), ..default() }, Pickable::IGNORE)
 }
 
+/// The name of a picture while there are two.
+#[derive(Component)]
+pub(super) struct Label;
+
+fn label(words: &str) -> impl Bundle {
+    let node = Node { padding: vmin(0.6).all(), align_self: AlignSelf::Start, ..default() };
+    (Label, text(words, 2.4), node, sheet())
+}
+
 /// A dark sheet under text, so that it can be read over any picture.
 pub(super) fn sheet() -> BackgroundColor {
     BackgroundColor(Color::srgba(0.0, 0.0, 0.0, 0.6))
 }
 
-pub(super) fn spawn(mut commands: Commands) {
+pub(super) fn spawn(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
     commands.spawn(Camera2d);
     let full = Node {
         width: percent(100),
@@ -66,8 +85,16 @@ pub(super) fn spawn(mut commands: Commands) {
         ..default()
     };
     let below_all = GlobalZIndex(-1);
+    let truth = ImageNode::new(truth::image(&mut images));
     commands
-        .spawn((full.clone(), below_all, children![(View, ImageNode::default(), Node::default())]))
+        .spawn((
+            full.clone(),
+            below_all,
+            children![
+                (View, ImageNode::default(), Node::default(), children![label("dream")]),
+                (TruthView, truth, Node::default(), children![label("ground truth")]),
+            ],
+        ))
         .observe(catch_mouse);
     let ignore = Pickable::IGNORE;
     commands.spawn((
@@ -113,7 +140,16 @@ pub(super) fn spawn(mut commands: Commands) {
         padding: vmin(1).all(),
         ..default()
     };
+    let other_corner = Node {
+        left: Val::Auto,
+        right: vmin(1),
+        flex_direction: FlexDirection::Column,
+        align_items: AlignItems::End,
+        row_gap: vmin(0.4),
+        ..corner.clone()
+    };
     commands.spawn((Figures, text("", 2.2), corner, sheet(), Visibility::Hidden));
+    commands.spawn((BranchList, other_corner));
 }
 
 /// Clicking into the picture catches the mouse, and is not a blow at a block.
@@ -140,22 +176,34 @@ pub(super) fn aim(
     crosshair.set_if_neq(if caught { Visibility::Inherited } else { Visibility::Hidden });
 }
 
-/// Gives the picture all the room that its shape allows.
+/// Gives the pictures that are shown all the room that their shape allows.
 pub(super) fn fit(
     window: Single<&Window, With<PrimaryWindow>>,
     status: Single<&DreamStatus>,
-    mut node: Single<&mut Node, With<View>>,
+    shown: Res<Shown>,
+    mut views: Query<(&mut Node, Has<TruthView>), Or<(With<View>, With<TruthView>)>>,
+    mut labels: Query<&mut Visibility, With<Label>>,
 ) {
-    let (room, picture) = (window.size(), status.size.as_vec2());
+    let (mut room, picture) = (window.size(), status.size.as_vec2());
+    if *shown == Shown::Both {
+        room.x /= 2.0;
+    }
     let size = if picture.min_element() > 0.0 { picture * (room / picture).min_element() } else { Vec2::ZERO };
-    let (width, height) = (px(size.x), px(size.y));
-    if (node.width, node.height) != (width, height) {
-        (node.width, node.height) = (width, height);
+    for (mut node, truth) in &mut views {
+        let there = *shown == Shown::Both || truth == (*shown == Shown::Truth);
+        let display = if there { Display::Flex } else { Display::None };
+        let (width, height) = (px(size.x), px(size.y));
+        if (node.width, node.height, node.display) != (width, height, display) {
+            (node.width, node.height, node.display) = (width, height, display);
+        }
+    }
+    for mut label in &mut labels {
+        label.set_if_neq(if *shown == Shown::Both { Visibility::Inherited } else { Visibility::Hidden });
     }
 }
 
 pub(super) fn show_screen(
-    screen: Single<&DreamScreen, Added<DreamScreen>>,
+    screen: Single<&DreamScreen, Changed<DreamScreen>>,
     mut view: Single<&mut ImageNode, With<View>>,
 ) {
     view.image = screen.0.clone();
@@ -167,8 +215,8 @@ pub(super) fn tell_phase(
 ) {
     let words = match &status.phase {
         DreamPhase::Loading => "loading the model ...".into(),
-        DreamPhase::Running if status.size == UVec2::ZERO => "dreaming the first frame ...".into(),
-        DreamPhase::Running => String::new(),
+        DreamPhase::Running | DreamPhase::Paused if status.size == UVec2::ZERO => "dreaming the first frame ...".into(),
+        DreamPhase::Running | DreamPhase::Paused => String::new(),
         DreamPhase::Failed(reason) => format!("{reason}\npress R to start a new world"),
     };
     line.set_if_neq(Text(words));
@@ -190,6 +238,10 @@ pub(super) fn on_moved(moved: On<DreamMoved>, mut line: Single<&mut Text, With<M
 
 pub(super) fn on_saved(saved: On<DreamSaved>, mut line: Single<&mut Text, With<MessageLine>>) {
     line.0 = format!("saved to {}", saved.path.display());
+}
+
+pub(super) fn on_recorded(recorded: On<DreamRecorded>, mut line: Single<&mut Text, With<MessageLine>>) {
+    line.0 = format!("recorded in {}", recorded.path.display());
 }
 
 /// Takes a message away after a while.

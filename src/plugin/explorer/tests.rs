@@ -4,13 +4,15 @@ use bevy::input::keyboard::{Key, KeyboardInput, NativeKey};
 use bevy::input::mouse::MouseMotion;
 use bevy::input::{ButtonState, InputPlugin};
 use bevy::input_focus::InputFocus;
-use bevy::text::EditableText;
-use bevy::window::{CursorGrabMode, CursorOptions};
+use bevy::text::{EditableText, TextEdit};
+use bevy::window::{CursorGrabMode, CursorOptions, FileDragAndDrop};
 
 use super::bar::PromptBar;
-use super::layout::MessageLine;
+use super::layout::{MessageLine, View};
+use super::travel::BranchList;
+use super::truth::TruthView;
 use super::*;
-use crate::plugin::{DreamChunkShown, DreamControls, DreamPlugin, DreamScreen, DreamStatus};
+use crate::plugin::{DreamChunkShown, DreamControls, DreamPhase, DreamPlugin, DreamScreen, DreamStatus};
 use crate::simulate::fake::FakeModel;
 
 /// The explorer without a window system: keys are pressed by the tests.
@@ -136,6 +138,117 @@ fn a_bad_prompt_is_told_and_can_be_mended_or_left() {
 }
 
 #[test]
+fn earlier_prompts_come_back_to_the_bar() {
+    let mut app = app();
+    let first = only::<Dream>(&mut app).prompt;
+    for prompt in ["a desert", "a forest"] {
+        press(&mut app, &[KeyCode::Enter]);
+        type_prompt(&mut app, prompt);
+        press(&mut app, &[KeyCode::Enter]);
+    }
+    press(&mut app, &[KeyCode::Enter]);
+    press(&mut app, &[KeyCode::ArrowUp]);
+    press(&mut app, &[KeyCode::ArrowUp]);
+    let bar = app.world_mut().query::<&EditableText>().single(app.world()).unwrap();
+    let written = bar.pending_edits.iter().rev().find_map(|edit| match edit {
+        TextEdit::Insert(text) => Some(text.to_string()),
+        _ => None,
+    });
+    assert_eq!(written, Some(first));
+}
+
+#[test]
+fn p_holds_the_world_and_a_full_stop_makes_a_chunk() {
+    let mut app = app();
+    until(&mut app, |app| only::<DreamStatus>(app).tick > 4);
+    press(&mut app, &[KeyCode::KeyP]);
+    until(&mut app, |app| only::<DreamStatus>(app).phase == DreamPhase::Paused);
+    std::thread::sleep(Duration::from_millis(50));
+    app.update();
+    let before = only::<DreamStatus>(&mut app).tick;
+    press(&mut app, &[KeyCode::Period]);
+    until(&mut app, |app| only::<DreamStatus>(app).tick == before + 2);
+    press(&mut app, &[KeyCode::KeyP]);
+    until(&mut app, |app| only::<DreamStatus>(app).tick > before + 4);
+}
+
+#[test]
+fn backspace_leaves_a_branch_and_b_goes_to_it() {
+    let mut app = app();
+    until(&mut app, |app| only::<DreamStatus>(app).tick > 200);
+    press(&mut app, &[KeyCode::Backspace]);
+    until(&mut app, |app| only::<DreamStatus>(app).branches.len() == 1);
+    assert!(!only::<Dream>(&mut app).paused, "it goes on when the key is let go");
+    app.update();
+    let list = app.world_mut().query_filtered::<&Children, With<BranchList>>().single(app.world()).unwrap();
+    assert_eq!(list.len(), 1);
+    let end = only::<DreamStatus>(&mut app).branches[0].end;
+    press(&mut app, &[KeyCode::KeyB]);
+    until(&mut app, |app| only::<DreamStatus>(app).tick >= end);
+}
+
+#[test]
+fn tab_walks_the_teacher_beside_the_dream() {
+    let mut app = app();
+    until(&mut app, |app| only::<DreamStatus>(app).size != UVec2::ZERO);
+    let displays = |app: &mut App| {
+        let dream = app.world_mut().query_filtered::<&Node, With<View>>().single(app.world()).unwrap().display;
+        let truth = app.world_mut().query_filtered::<&Node, With<TruthView>>().single(app.world()).unwrap().display;
+        [dream, truth].map(|display| display == Display::Flex)
+    };
+    app.update();
+    assert_eq!(displays(&mut app), [true, false]);
+    press(&mut app, &[KeyCode::Tab]);
+    assert!(only::<Dream>(&mut app).start.is_some());
+    until(&mut app, |app| {
+        let view = app.world_mut().query_filtered::<&ImageNode, With<TruthView>>().single(app.world()).unwrap();
+        let size = app.world().resource::<Assets<Image>>().get(&view.image).unwrap().size();
+        only::<DreamStatus>(app).world == 2 && size == UVec2::splat(32)
+    });
+    for expected in [[true, true], [false, true], [true, false]] {
+        assert_eq!(displays(&mut app), expected);
+        press(&mut app, &[KeyCode::Tab]);
+        app.update();
+    }
+}
+
+#[test]
+fn settings_change_within_their_bounds() {
+    let mut app = app();
+    until(&mut app, |app| only::<DreamStatus>(app).settings.is_some());
+    let shipped = only::<DreamStatus>(&mut app).settings.unwrap();
+    press(&mut app, &[KeyCode::BracketRight, KeyCode::Equal]);
+    let settings = only::<Dream>(&mut app).settings.unwrap();
+    assert_eq!(settings.steps, shipped.steps + 1);
+    assert!((settings.context_noise - shipped.context_noise - 0.05).abs() < 1e-6);
+    for _ in 0..4 {
+        press(&mut app, &[KeyCode::BracketLeft]);
+        app.update();
+    }
+    assert_eq!(only::<Dream>(&mut app).settings.unwrap().steps, 1);
+    assert!(message(&mut app).contains("1 to 64"));
+}
+
+#[test]
+fn a_dropped_picture_starts_a_world_and_anything_else_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut app = app();
+    let drop = |app: &mut App, name: &str| {
+        let path_buf = folder.path().join(name);
+        app.world_mut().write_message(FileDragAndDrop::DroppedFile { window: Entity::PLACEHOLDER, path_buf });
+        app.update();
+    };
+    std::fs::write(folder.path().join("note.txt"), "hello").unwrap();
+    drop(&mut app, "note.txt");
+    assert!(message(&mut app).contains("not a PNG"));
+    let picture = crate::Frame { size: FrameSize::new(3, 2), rgb: vec![9; 18] };
+    crate::video::save_png(&picture, folder.path().join("start.png")).unwrap();
+    drop(&mut app, "start.png");
+    assert_eq!(only::<Dream>(&mut app).start.as_deref(), Some(&picture));
+    until(&mut app, |app| only::<DreamStatus>(app).world == 2);
+}
+
+#[test]
 fn the_mouse_looks_only_while_it_is_caught() {
     let mut app = app();
     let mut chunks = app.world().resource::<Messages<DreamChunkShown>>().get_cursor();
@@ -167,5 +280,6 @@ fn r_starts_a_new_world_which_comes_to_the_view() {
     press(&mut app, &[KeyCode::KeyR]);
     until(&mut app, |app| only::<DreamStatus>(app).world == 2 && only::<DreamStatus>(app).size != UVec2::ZERO);
     let screen = only::<DreamScreen>(&mut app).0;
-    assert_eq!(only::<ImageNode>(&mut app).image, screen);
+    let view = app.world_mut().query_filtered::<&ImageNode, With<View>>().single(app.world()).unwrap();
+    assert_eq!(view.image, screen);
 }

@@ -1,0 +1,135 @@
+//! What can be changed while one walks: settings, pixels, and whether it is recorded.
+
+use std::path::{Path, PathBuf};
+
+use bevy::image::ImageSampler;
+use bevy::prelude::*;
+use bevy::window::FileDragAndDrop;
+
+use super::keys::new_seed;
+use super::layout::MessageLine;
+use super::truth::{Shown, Truth};
+use crate::model::Settings;
+use crate::plugin::{Dream, DreamLoad, DreamRecord, DreamRewind, DreamScreen, DreamStatus};
+use crate::simulate::check_settings;
+use crate::video::load_image;
+
+/// How much context noise a key press adds or takes.
+const NOISE_STEP: f32 = 0.05;
+
+/// Brackets change the steps, minus and equals the context noise.
+pub(super) fn settings(
+    keys: Res<ButtonInput<KeyCode>>,
+    dream: Single<(&mut Dream, &DreamStatus)>,
+    mut message: Single<&mut Text, With<MessageLine>>,
+) {
+    let (mut dream, status) = dream.into_inner();
+    let Some(now) = status.settings else { return };
+    let pressed = |key| keys.just_pressed(key);
+    let mut wanted = now;
+    wanted.steps =
+        wanted.steps + usize::from(pressed(KeyCode::BracketRight)) - usize::from(pressed(KeyCode::BracketLeft));
+    wanted.context_noise +=
+        NOISE_STEP * f32::from(i8::from(pressed(KeyCode::Equal)) - i8::from(pressed(KeyCode::Minus)));
+    if wanted == now {
+        return;
+    }
+    // Twentieths, which adding up tenths of seconds does not keep exactly.
+    wanted.context_noise = (wanted.context_noise / NOISE_STEP).round() * NOISE_STEP;
+    match check_settings(wanted) {
+        Ok(()) => {
+            let Settings { steps, context_noise, .. } = wanted;
+            message.0 = format!("{steps} steps, context noise {context_noise:.2}");
+            dream.settings = Some(wanted);
+        }
+        Err(error) => message.0 = error.to_string(),
+    }
+}
+
+/// F shows the pixels sharp or smooth.
+pub(super) fn filter(
+    keys: Res<ButtonInput<KeyCode>>,
+    dream: Single<(Entity, &Dream)>,
+    mut images: ResMut<Assets<Image>>,
+    mut sharp: Local<bool>,
+    mut commands: Commands,
+) {
+    if !keys.just_pressed(KeyCode::KeyF) {
+        return;
+    }
+    let (entity, dream) = *dream;
+    *sharp = !*sharp;
+    let screen = DreamScreen::new(&mut images);
+    if let Some(mut image) = images.get_mut(&screen.0) {
+        image.sampler = if *sharp { ImageSampler::nearest() } else { ImageSampler::linear() };
+    }
+    commands.entity(entity).insert(screen);
+    if dream.paused {
+        // No frame is to come that would fill the new image: have the present one again.
+        commands.trigger(DreamRewind { entity, time: default() });
+    }
+}
+
+/// F8 begins and ends a recording.
+pub(super) fn record(
+    keys: Res<ButtonInput<KeyCode>>,
+    dream: Single<(Entity, &DreamStatus)>,
+    mut message: Single<&mut Text, With<MessageLine>>,
+    mut commands: Commands,
+) {
+    if !keys.just_pressed(KeyCode::F8) {
+        return;
+    }
+    let (entity, status) = *dream;
+    let path = (!status.recording).then(|| free_name(Path::new(".")));
+    if let Some(path) = &path {
+        message.0 = format!("recording to {}: F8 ends it", path.display());
+    }
+    commands.trigger(DreamRecord { entity, path });
+}
+
+/// The first of `dream-1.gif`, `dream-2.gif`, … that is not there yet.
+fn free_name(folder: &Path) -> PathBuf {
+    let names = (1..).map(|number| folder.join(format!("dream-{number}.gif")));
+    names.into_iter().find(|path| !path.exists()).unwrap_or_default()
+}
+
+/// A dropped picture starts a new world, a dropped save is gone on with.
+pub(super) fn drop_file(
+    mut drops: MessageReader<FileDragAndDrop>,
+    dream: Single<(Entity, &mut Dream)>,
+    mut truth: ResMut<Truth>,
+    mut shown: ResMut<Shown>,
+    mut message: Single<&mut Text, With<MessageLine>>,
+    mut commands: Commands,
+) {
+    let (entity, mut dream) = dream.into_inner();
+    for drop in drops.read() {
+        let FileDragAndDrop::DroppedFile { path_buf, .. } = drop else { continue };
+        if path_buf.extension().is_some_and(|extension| extension == "dream") {
+            truth.lose(&mut shown);
+            commands.trigger(DreamLoad { entity, path: path_buf.clone() });
+            continue;
+        }
+        match load_image(path_buf) {
+            Ok(picture) => {
+                dream.start = Some(picture.into());
+                dream.seed = new_seed();
+            }
+            Err(error) => message.0 = error.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recording_replaces_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(free_name(folder.path()), folder.path().join("dream-1.gif"));
+        std::fs::write(folder.path().join("dream-1.gif"), "").unwrap();
+        assert_eq!(free_name(folder.path()), folder.path().join("dream-2.gif"));
+    }
+}

@@ -1,0 +1,352 @@
+//! Recording any game for training: pictures of a camera and what the player did, in the shards of [`dataset`](crate::dataset).
+//!
+//! ```no_run
+//! # use bevy::prelude::*;
+//! # use bevy_dream::plugin::recorder::{DreamRecorder, DreamRecorderPlugin, DreamTake};
+//! fn setup(mut commands: Commands) {
+//!     commands.spawn((Camera2d, DreamRecorder::new("data/game", UVec2::splat(64))));
+//! }
+//!
+//! /// Twenty times a second.
+//! fn take(keys: Res<ButtonInput<KeyCode>>, recorder: Single<Entity, With<DreamRecorder>>, mut commands: Commands) {
+//!     let action = vec![f32::from(u8::from(keys.pressed(KeyCode::KeyW)))];
+//!     commands.trigger(DreamTake { entity: *recorder, action });
+//! }
+//!
+//! App::new()
+//!     .add_plugins((DefaultPlugins, DreamRecorderPlugin))
+//!     .insert_resource(Time::<Fixed>::from_hz(20.0))
+//!     .add_systems(Startup, setup)
+//!     .add_systems(FixedUpdate, take)
+//!     .run();
+//! ```
+//!
+//! The pictures are read back from the graphics card while the game goes on, and written by a thread of their own.
+
+use std::mem;
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+
+use bevy::camera::RenderTarget;
+use bevy::ecs::lifecycle::HookContext;
+use bevy::ecs::world::DeferredWorld;
+use bevy::prelude::*;
+use bevy::render::gpu_readback::{Readback, ReadbackComplete};
+use bevy::render::render_resource::{TextureFormat, TextureUsages};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::DreamError;
+use crate::controls::TICKS_PER_SECOND;
+use crate::dataset::{CaptionSet, EpisodeMeta, ShardWriter};
+use crate::{Frame, FrameSize, Result};
+
+/// Bytes that the rows of a picture from the graphics card are a multiple of.
+const ROW_ALIGNMENT: usize = 256;
+
+/// Records every [`DreamRecorder`].
+pub struct DreamRecorderPlugin;
+
+impl Plugin for DreamRecorderPlugin {
+    fn build(&self, app: &mut App) {
+        app.add_systems(First, (end_shots, hear)).add_observer(take).add_observer(keep);
+    }
+}
+
+/// On a camera: what it sees goes to a picture instead of the window, and at every [`DreamTake`] to an episode. Give the
+/// window a camera of its own.
+///
+/// It begins with the first picture that is not black. An episode is written when it is complete, and when the recorder goes.
+/// A folder may already hold shards. What cannot
+/// be written is told by a [`DreamError`] of this entity, and is the end of the recording.
+#[derive(Component, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Component, Debug, PartialEq)]
+#[component(on_add = begin, on_remove = end)]
+pub struct DreamRecorder {
+    /// The folder of the shards.
+    pub folder: PathBuf,
+    /// The pictures' size in pixels: for training, a multiple of the model's patch.
+    pub size: UVec2,
+    /// Frames of an episode.
+    pub frames: usize,
+    /// Frames a second, as often as the game triggers [`DreamTake`].
+    pub fps: f32,
+    /// What is to be seen, in words: a prompt that gives such pictures. Empty for none.
+    pub caption: String,
+}
+
+impl DreamRecorder {
+    /// Records into `folder`: episodes of 200 frames, 20 a second, without words.
+    pub fn new(folder: impl Into<PathBuf>, size: UVec2) -> Self {
+        Self { folder: folder.into(), size, frames: 200, fps: TICKS_PER_SECOND, caption: String::new() }
+    }
+}
+
+/// Trigger it once a tick: the picture of this update becomes a frame.
+#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Debug, Clone, PartialEq)]
+pub struct DreamTake {
+    /// The [`DreamRecorder`].
+    pub entity: Entity,
+    /// What led to the frame: any numbers, as many in every frame. [`Controls::to_vector`](crate::Controls::to_vector) makes
+    /// recordings whose models the explorer can walk in.
+    pub action: Vec<f32>,
+}
+
+/// A recording under way.
+#[derive(Component)]
+struct Recording {
+    target: Handle<Image>,
+    /// The frames of the episode so far, and what led to them.
+    episode: Vec<(Frame, Vec<f32>)>,
+    /// Shots taken, and the number of the one whose picture comes next.
+    shots: u64,
+    next: u64,
+    /// Whether the camera has drawn something: at first its shaders are still compiled.
+    drawn: bool,
+    episodes: Sender<Vec<(Frame, Vec<f32>)>>,
+    errors: Receiver<String>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// A picture on its way from the graphics card.
+#[derive(Component)]
+struct Shot {
+    recorder: Entity,
+    number: u64,
+    action: Vec<f32>,
+}
+
+fn begin(mut world: DeferredWorld, HookContext { entity, .. }: HookContext) {
+    let Some(recorder) = world.get::<DreamRecorder>(entity).cloned() else { return };
+    let size = recorder.size.max(UVec2::ONE);
+    let mut image = Image::new_target_texture(size.x, size.y, TextureFormat::Rgba8UnormSrgb, None);
+    image.texture_descriptor.usage |= TextureUsages::COPY_SRC;
+    let target = world.resource_mut::<Assets<Image>>().add(image);
+    let (episodes, inbox) = unbounded();
+    let (failed, errors) = unbounded();
+    let writer = thread::spawn(move || {
+        if let Err(error) = write(&recorder, &inbox) {
+            failed.send(error.to_string()).ok();
+        }
+    });
+    let recording = Recording {
+        target: target.clone(),
+        episode: vec![],
+        shots: 0,
+        next: 0,
+        drawn: false,
+        episodes,
+        errors,
+        writer: Some(writer),
+    };
+    world.commands().entity(entity).insert((RenderTarget::Image(target.into()), recording));
+}
+
+fn end(mut world: DeferredWorld, HookContext { entity, .. }: HookContext) {
+    world.commands().entity(entity).try_remove::<(Recording, RenderTarget)>();
+}
+
+impl Recording {
+    fn end_episode(&mut self) {
+        // A writer that is gone has told why.
+        self.episodes.send(mem::take(&mut self.episode)).ok();
+    }
+}
+
+impl Drop for Recording {
+    /// Nothing that was recorded is lost.
+    fn drop(&mut self) {
+        self.end_episode();
+        self.episodes = unbounded().0;
+        if let Some(writer) = self.writer.take() {
+            writer.join().ok();
+        }
+    }
+}
+
+/// Writes the episodes that come.
+fn write(recorder: &DreamRecorder, inbox: &Receiver<Vec<(Frame, Vec<f32>)>>) -> Result<()> {
+    let mut shards = ShardWriter::after(&recorder.folder)?;
+    for episode in inbox.iter().filter(|episode| !episode.is_empty()) {
+        let texts = Vec::from_iter((!recorder.caption.is_empty()).then(|| recorder.caption.clone()));
+        let captions = if texts.is_empty() { vec![] } else { vec![CaptionSet { tick: 0, texts }] };
+        let (frames, actions): (Vec<_>, Vec<_>) = episode.into_iter().unzip();
+        let meta = EpisodeMeta {
+            seed: 0,
+            width: recorder.size.x as usize,
+            height: recorder.size.y as usize,
+            fps: recorder.fps,
+            scenes: Vec::new(),
+            captions,
+            generator: "recorder-1".into(),
+            policy: "player".into(),
+        };
+        shards.append(&meta, &frames, &actions)?;
+        // A shard an episode: a game that is killed loses one at most.
+        shards.close()?;
+    }
+    Ok(())
+}
+
+fn take(take: On<DreamTake>, mut recordings: Query<&mut Recording>, mut commands: Commands) {
+    if let Ok(mut recording) = recordings.get_mut(take.entity) {
+        let shot = Shot { recorder: take.entity, number: recording.shots, action: take.action.clone() };
+        recording.shots += 1;
+        commands.spawn((shot, Readback::texture(recording.target.clone())));
+    }
+}
+
+/// A shot asks for one picture, that of the update it was taken in.
+fn end_shots(shots: Query<Entity, (With<Shot>, With<Readback>)>, mut commands: Commands) {
+    for shot in &shots {
+        commands.entity(shot).remove::<Readback>();
+    }
+}
+
+/// Puts a picture that arrived into the episode.
+fn keep(
+    done: On<ReadbackComplete>,
+    shots: Query<&Shot>,
+    mut recordings: Query<(&DreamRecorder, &mut Recording)>,
+    mut commands: Commands,
+) {
+    let Ok(shot) = shots.get(done.entity) else { return };
+    commands.entity(done.entity).despawn();
+    let Ok((recorder, mut recording)) = recordings.get_mut(shot.recorder) else { return };
+    if shot.number < recording.next {
+        return;
+    }
+    // A picture that did not come, or another kind of action: what follows is no continuation.
+    let goes_on = shot.number == recording.next
+        && recording.episode.first().is_none_or(|(_, action)| action.len() == shot.action.len());
+    recording.next = shot.number + 1;
+    if !goes_on {
+        recording.end_episode();
+    }
+    let size = FrameSize::new(recorder.size.x as usize, recorder.size.y as usize);
+    if let Some(rgb) = unpad(&done.data, size) {
+        recording.drawn |= rgb.iter().any(|&part| part > 0);
+        if recording.drawn {
+            recording.episode.push((Frame { size, rgb }, shot.action.clone()));
+        }
+    }
+    if recording.episode.len() >= recorder.frames {
+        recording.end_episode();
+    }
+}
+
+/// RGB of the padded RGBA rows.
+fn unpad(rgba: &[u8], size: FrameSize) -> Option<Vec<u8>> {
+    let row = size.width * 4;
+    let padded = row.next_multiple_of(ROW_ALIGNMENT);
+    let rows = rgba.chunks(padded).take(size.height).map(|padded| padded.get(..row));
+    let mut rgb = Vec::with_capacity(size.pixels() * 3);
+    for row in rows {
+        rgb.extend(row?.chunks_exact(4).flat_map(|pixel| &pixel[..3]));
+    }
+    (rgb.len() == size.pixels() * 3).then_some(rgb)
+}
+
+fn hear(recordings: Query<(Entity, &Recording)>, mut commands: Commands) {
+    for (entity, recording) in &recordings {
+        if let Ok(reason) = recording.errors.try_recv() {
+            commands.trigger(DreamError { entity, reason, fatal: true });
+            commands.entity(entity).remove::<DreamRecorder>();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::Controls;
+    use crate::dataset::{Episode, ShardReader};
+
+    const SIZE: UVec2 = UVec2::new(24, 16);
+
+    fn app() -> App {
+        let mut app = App::new();
+        app.add_plugins((MinimalPlugins, AssetPlugin::default(), ImagePlugin::default(), DreamRecorderPlugin));
+        app
+    }
+
+    /// Takes a frame, and plays the graphics card.
+    fn take(app: &mut App, entity: Entity, action: Vec<f32>, value: u8, arrives: bool) {
+        app.world_mut().trigger(DreamTake { entity, action });
+        app.world_mut().flush();
+        let mut shots = app.world_mut().query_filtered::<Entity, (With<Shot>, With<Readback>)>();
+        let shot = shots.single(app.world()).unwrap();
+        app.update();
+        if arrives {
+            app.world_mut().trigger(ReadbackComplete { entity: shot, data: vec![value; 256 * 16] });
+        }
+    }
+
+    fn episodes(folder: &std::path::Path) -> Vec<Episode> {
+        let mut episodes = Vec::new();
+        for shard in ShardReader::shards(folder).unwrap() {
+            let mut reader = ShardReader::open(&shard).unwrap();
+            let keep = |episode| {
+                episodes.push(episode);
+                Ok(())
+            };
+            reader.for_each(keep).unwrap();
+        }
+        episodes
+    }
+
+    #[test]
+    fn frames_and_actions_come_to_shards_and_earlier_ones_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let walk = Controls { forward: 1.0, ..Default::default() };
+        for run in 0..2 {
+            let mut app = app();
+            let recorder =
+                DreamRecorder { frames: 3, caption: "a game".into(), ..DreamRecorder::new(folder.path(), SIZE) };
+            let entity = app.world_mut().spawn(recorder).id();
+            // The black picture is from before the camera draws.
+            for i in 0..5 {
+                take(&mut app, entity, walk.to_vector().to_vec(), i, true);
+            }
+            drop(app);
+            let episodes = episodes(folder.path());
+            assert_eq!(episodes.iter().map(|e| e.frames.len()).collect::<Vec<_>>(), [3, 1].repeat(run + 1));
+            assert_eq!(episodes[0].frames[2].rgb, vec![3; 24 * 16 * 3]);
+            assert!(episodes[0].actions.iter().all(|action| *action == walk));
+            assert_eq!(episodes[0].meta.captions[0].texts, ["a game"]);
+        }
+    }
+
+    #[test]
+    fn after_a_lost_picture_another_episode_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut app = app();
+        let entity = app.world_mut().spawn(DreamRecorder::new(folder.path(), SIZE)).id();
+        for (i, arrives) in [true, true, false, true].into_iter().enumerate() {
+            take(&mut app, entity, vec![0.0; 8], i as u8 + 1, arrives);
+        }
+        app.world_mut().despawn(entity);
+        assert_eq!(episodes(folder.path()).iter().map(|e| e.frames.len()).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mut app = app();
+        let told = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let tell = told.clone();
+        app.add_observer(move |error: On<DreamError>| tell.lock().unwrap().clone_from(&error.reason));
+        let entity = app.world_mut().spawn(DreamRecorder::new(file.join("data"), SIZE)).id();
+        let start = Instant::now();
+        while app.world().get::<DreamRecorder>(entity).is_some() {
+            assert!(start.elapsed() < Duration::from_secs(20));
+            app.update();
+        }
+        assert!(told.lock().unwrap().contains("file"));
+    }
+}
