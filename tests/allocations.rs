@@ -1,8 +1,8 @@
 //! What a chunk takes from the heap once a world has been walked for a while.
 //!
-//! Not nothing: candle makes every tensor anew, with its shape and its counters, some 1400 allocations of 8 MB in all, which
-//! is less than a hundredth of a chunk's time. Two thirds of the bytes are pictures and what is remembered of the chunk. What
-//! this guards is that the buffers of the kernels are kept, and that nothing grows.
+//! Not nothing: candle makes every tensor anew, with its shape and its counters, some 1400 allocations of 8 MB in all. More
+//! than half of the bytes are pictures and what is remembered of the chunk. What this guards is that the buffers of the
+//! kernels are kept, and that nothing grows.
 
 #![allow(unsafe_code, reason = "a counting allocator")]
 
