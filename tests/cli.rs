@@ -205,6 +205,10 @@ fn bench_reports_every_figure() {
         ("control_to_frame_ms", "p50"),
         ("control_to_frame_ms", "p95"),
         ("stage_ms", "denoise"),
+        ("travel", "rewind_ms"),
+        ("travel", "snapshot_ms"),
+        ("travel", "restore_ms"),
+        ("travel", "snapshot_mb"),
     ] {
         assert!(report[key][part].as_f64().is_some_and(|x| x > 0.0), "{key}.{part}: {report}");
     }

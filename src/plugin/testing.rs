@@ -1,7 +1,6 @@
 //! For the tests of a game with dreamed worlds: no window, no graphics card, no weights.
 //!
 //! ```
-//! use bevy::prelude::*;
 //! use bevy_dream::plugin::testing::{test_app, update_until};
 //! use bevy_dream::prelude::*;
 //! use bevy_dream::simulate::fake::FakeModel;

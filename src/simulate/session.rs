@@ -196,7 +196,10 @@ impl Session {
     /// [`Error::Input`] when the snapshot is of another model or size.
     pub fn restore(&mut self, snapshot: &Snapshot) -> Result<()> {
         self.rollout.set_state(&snapshot.state)?;
-        self.rollout.set_prompt(&snapshot.prompt)?;
+        if self.prompt != snapshot.prompt {
+            // Reading a prompt takes longer than all the rest.
+            self.rollout.set_prompt(&snapshot.prompt)?;
+        }
         self.rollout.set_settings(snapshot.settings);
         self.uncommitted = false;
         self.seed = snapshot.seed;

@@ -1,5 +1,7 @@
 //! `dream bench`: how fast a model dreams, and whether it holds its frame rate.
 
+mod travel;
+
 use std::fs;
 use std::sync::Arc;
 use std::thread;
@@ -72,6 +74,7 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         "stage_ms": {
             "denoise": ms(&flat.denoise, 0.5), "decode": ms(&flat.decode, 0.5), "commit": ms(&flat.commit, 0.5),
         },
+        "travel": live.rewind.into_iter().chain(flat.travel).collect::<serde_json::Map<_, _>>(),
         "rss_mb": { "start": rss_start, "end": rss_end },
         "gflop_per_frame": round(gflop),
         "gflops": round(gflops),
@@ -90,6 +93,7 @@ struct Live {
     shown_fps: f64,
     /// From each frame shown to the next.
     spacing: Vec<Duration>,
+    rewind: travel::Figures,
 }
 
 /// Runs the model thread in real time.
@@ -109,6 +113,7 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
     let mut stream = Stream::start(load, options)?;
     stream.input().hold(walking(0));
     let (mut first, mut last, mut delays, mut spacing) = (None, None, Vec::new(), Vec::new());
+    let mut last_tick = 0;
     while first.is_none_or(|first: Instant| first.elapsed() < time) {
         for event in stream.events() {
             match event {
@@ -126,6 +131,7 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
         if let Some(frame) = stream.due_frame(now) {
             first.get_or_insert(now);
             spacing.extend(last.replace(now).map(|last| now - last));
+            last_tick = frame.tick;
             if frame.tick == frame.chunk.first_tick {
                 delays.push(now - frame.chunk.sampled);
                 stream.input().hold(walking(frame.chunk.index as usize));
@@ -136,7 +142,8 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
     let first = first.unwrap_or_else(Instant::now);
     let model = model.recv().map_err(|e| Error::Thread(e.to_string()))?;
     let shown_fps = (spacing.len() + 1) as f64 / first.elapsed().as_secs_f64();
-    Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing })
+    let rewind = travel::rewind(&mut stream, Duration::from_secs_f32(last_tick as f32 / model.info().fps))?;
+    Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing, rewind })
 }
 
 /// Times of chunks that follow each other without a pause.
@@ -146,6 +153,7 @@ struct FlatOut {
     denoise: Vec<Duration>,
     decode: Vec<Duration>,
     commit: Vec<Duration>,
+    travel: travel::Figures,
 }
 
 fn flat_out(args: &Args, model: &Arc<dyn WorldModel>, time: Duration) -> Result<FlatOut> {
@@ -174,6 +182,7 @@ fn flat_out(args: &Args, model: &Arc<dyn WorldModel>, time: Duration) -> Result<
             break;
         }
     }
+    times.travel = travel::snapshots(&mut session)?;
     Ok(times)
 }
 

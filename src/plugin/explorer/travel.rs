@@ -29,18 +29,14 @@ pub(super) fn rewind(
     mut commands: Commands,
 ) {
     let (entity, mut dream) = dream.into_inner();
-    match &mut *going {
-        None if keys.just_pressed(KeyCode::Backspace) => {
-            *going = Some((REWIND_EVERY, dream.paused));
-            dream.paused = true;
-        }
-        Some((waited, paused)) if !keys.pressed(KeyCode::Backspace) => {
-            let (_, paused) = (*waited, *paused);
-            *going = None;
-            dream.paused = paused;
-            return;
-        }
-        _ => {}
+    if going.is_none() && keys.just_pressed(KeyCode::Backspace) {
+        *going = Some((REWIND_EVERY, dream.paused));
+        dream.paused = true;
+    } else if let Some((_, paused)) = *going
+        && !keys.pressed(KeyCode::Backspace)
+    {
+        *going = None;
+        dream.paused = paused;
     }
     if let Some((waited, _)) = &mut *going {
         *waited += time.delta();
