@@ -118,6 +118,9 @@ fn main() -> Result<()> {
         default_size: FrameSize::new(160, 90),
         size_multiple: 1,
         parameters: 0,
+        notice: None,
+        reads_text: true, // its colours come of the words
+        holds_buttons: false,
         settings: Settings { steps: 1, first_steps: 1, first_guidance: 1.0, context_noise: 0.0 },
     };
     let model: Arc<dyn WorldModel> = Arc::new(Plain(info));
