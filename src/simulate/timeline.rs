@@ -290,8 +290,9 @@ mod tests {
         Timeline::new(Session::new(FakeModel::default().shared(), options).unwrap(), OPTIONS)
     }
 
+    /// Controls that no two ways share: lines that were walked apart must differ in their inputs.
     fn controls(way: u64) -> [Controls; 2] {
-        [Controls { forward: 1.0, look: [way as f32 % 7.0 - 3.0, way as f32 % 3.0 - 1.0], ..Default::default() }; 2]
+        [Controls { forward: 1.0, look: [way as f32 / 64.0 - 3.0, way as f32 % 3.0 - 1.0], ..Default::default() }; 2]
     }
 
     /// Walks on; the frames of every chunk.
