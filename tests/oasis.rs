@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bevy_dream::checkpoint::{self, DeviceChoice};
@@ -17,44 +17,22 @@ use bevy_dream::{Controls, Error, Frame, FrameSize};
 use candle_core::{DType, Device, Tensor, safetensors};
 use tempfile::TempDir;
 
-const FILES: [&str; 4] = ["config.json", "weights.safetensors", "vae.safetensors", "case.safetensors"];
+#[path = "support/fixture.rs"]
+mod support;
+use support::{fixture, reason};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-fn copy() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for name in FILES {
-        fs::copy(fixture("oasis").join(name), folder.path().join(name)).unwrap();
-    }
-    folder
-}
-
-/// A copy of the fixture with other tensors in one of its files.
 fn changed(file: &str, change: impl FnOnce(&mut HashMap<String, Tensor>)) -> TempDir {
-    let folder = copy();
-    let path = folder.path().join(file);
-    let mut tensors = safetensors::load(&path, &Device::Cpu).unwrap();
-    change(&mut tensors);
-    safetensors::save(&tensors, &path).unwrap();
-    folder
+    support::changed("oasis", file, change)
 }
 
 /// A copy of the fixture with a part of its config replaced.
 fn configured(part: &str, other: &str) -> TempDir {
-    let folder = copy();
+    let folder = support::copy("oasis");
     let path = folder.path().join("config.json");
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(part), "{part}");
     fs::write(path, text.replacen(part, other, 1)).unwrap();
     folder
-}
-
-fn reason(folder: &TempDir) -> String {
-    let reason = verify(folder.path()).unwrap_err().to_string();
-    assert!(!reason.contains('\n'), "{reason}");
-    reason
 }
 
 fn failed(folder: &TempDir) -> Vec<bool> {
@@ -204,13 +182,13 @@ fn files_of_every_kind_open_and_are_known_without_a_config() {
     let expected = walk(&mut session(&load(&fixture("oasis")), None), 1, 1.0);
     let first_frame = |path: &Path| walk(&mut session(&load(path), None), 1, 1.0);
 
-    let torch = copy();
+    let torch = support::copy("oasis");
     fs::remove_file(torch.path().join("vae.safetensors")).unwrap();
     fs::copy(fixture("oasis_pt/vae.pt"), torch.path().join("vae.pt")).unwrap();
     assert_eq!(first_frame(torch.path()), expected);
     assert_eq!(first_frame(&torch.path().join("weights.safetensors")), expected);
 
-    let shards = copy();
+    let shards = support::copy("oasis");
     let whole = shards.path().join("weights.safetensors");
     let tensors: BTreeMap<_, _> = safetensors::load(&whole, &Device::Cpu).unwrap().into_iter().collect();
     fs::remove_file(&whole).unwrap();
@@ -235,7 +213,7 @@ fn files_of_every_kind_open_and_are_known_without_a_config() {
     assert!(reason(&shards).contains("not in the same folder"), "{}", reason(&shards));
 
     // Without a config it is taken for the published size, which these files are not.
-    let bare = copy();
+    let bare = support::copy("oasis");
     fs::remove_file(bare.path().join("config.json")).unwrap();
     assert_eq!(checkpoint::family(bare.path()).unwrap(), "oasis");
     let refused = checkpoint::load(bare.path(), DeviceChoice::Cpu).err().unwrap().to_string();

@@ -4,34 +4,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bevy_dream::family::taehv::{DecoderMemory, Taehv};
 use bevy_dream::family::verify::{Stage, verify};
 use candle_core::{DType, Device, Tensor, safetensors};
 use tempfile::TempDir;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
+#[path = "support/fixture.rs"]
+mod support;
+use support::{fixture, reason};
 
-/// A copy of the plain fixture with other tensors in one of its files.
 fn changed(file: &str, change: impl FnOnce(&mut HashMap<String, Tensor>)) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["config.json", "weights.safetensors", "case.safetensors"] {
-        fs::copy(fixture("taehv").join(name), folder.path().join(name)).unwrap();
-    }
-    let path = folder.path().join(file);
-    let mut tensors = safetensors::load(&path, &Device::Cpu).unwrap();
-    change(&mut tensors);
-    safetensors::save(&tensors, &path).unwrap();
-    folder
-}
-
-fn reason(folder: &TempDir) -> String {
-    let reason = verify(folder.path()).unwrap_err().to_string();
-    assert!(!reason.contains('\n'), "{reason}");
-    reason
+    support::changed("taehv", file, change)
 }
 
 #[test]

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bevy_dream::checkpoint::{self, DeviceChoice};
@@ -16,24 +15,15 @@ use bevy_dream::{Controls, Frame, FrameSize};
 use candle_core::{DType, Device, Tensor, safetensors};
 use tempfile::TempDir;
 
+#[path = "support/fixture.rs"]
+mod support;
+use support::{fixture, reason};
+
+fn changed(file: &str, change: impl FnOnce(&mut HashMap<String, Tensor>)) -> TempDir {
+    support::changed("waypoint", file, change)
+}
+
 type Tensors = HashMap<String, Tensor>;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-/// A copy of the fixture with other tensors in one of its files.
-fn changed(file: &str, change: impl FnOnce(&mut Tensors)) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["config.json", "weights.safetensors", "case.safetensors"] {
-        fs::copy(fixture("waypoint").join(name), folder.path().join(name)).unwrap();
-    }
-    let path = folder.path().join(file);
-    let mut tensors = safetensors::load(&path, &Device::Cpu).unwrap();
-    change(&mut tensors);
-    safetensors::save(&tensors, &path).unwrap();
-    folder
-}
 
 /// A copy of the fixture with a part of its config replaced.
 fn configured(part: &str, other: &str) -> TempDir {
@@ -47,12 +37,6 @@ fn configured(part: &str, other: &str) -> TempDir {
 
 fn fails(folder: &TempDir) -> bool {
     verify(folder.path()).unwrap().iter().any(|stage| !stage.passed())
-}
-
-fn reason(folder: &TempDir) -> String {
-    let reason = verify(folder.path()).unwrap_err().to_string();
-    assert!(!reason.contains('\n'), "{reason}");
-    reason
 }
 
 fn swapped(a: &str, b: &str) -> impl FnOnce(&mut Tensors) {
