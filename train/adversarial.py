@@ -173,11 +173,10 @@ def main():
         run.update(loss + args.weight * fooled, spent,
                    {"loss": loss.item(), "noise": noise, "told": told.item(), "gap": mean(real - fake).item()})  # fmt: skip
         if run.step % 100 == 0 and world.rank == 0:
-            figures = {f"held_{k}": v for k, v in evaluate(run.ema, batches, held_out).items()}
+            figures = evaluate(run.ema, batches, held_out)
             for episodes in walks:
-                figures["held_sharpness"] = endure(run.ema, vcn, captions, episodes, world.device)
-            print(" ".join(f"{k} {v:.3f}" for k, v in figures.items()), flush=True)
-            run.log(figures)
+                figures["sharpness"] = endure(run.ema, vcn, captions, episodes, world.device)
+            run.report(figures)
             sheet(run.ema, batches, held_out, run.folder / "rollout.png")
     run.save()
     if world.rank == 0:

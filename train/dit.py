@@ -192,9 +192,7 @@ def main():
         again = rms_norm(clean)
         run.update(loss, flops(c, chunks * clips * world.size, copies), {"loss": loss.item(), "noise": noise, "chunks": chunks})
         if run.step % 400 == 0 and world.rank == 0:
-            figures = {f"held_{k}": v for k, v in evaluate(run.ema, batches, held_out).items()}
-            print(" ".join(f"{k} {v:.3f}" for k, v in figures.items()), flush=True)
-            run.log(figures)
+            run.report(evaluate(run.ema, batches, held_out))
     run.save()
     if world.rank == 0:
         sheet(run.ema, batches, held_out, run.folder / "rollout.png")

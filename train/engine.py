@@ -166,6 +166,12 @@ class Run:
         with open(self.folder / "log.jsonl", "a") as f:
             f.write(json.dumps({"step": self.step, "minutes": self.elapsed / 60, "flops": self.flops, **figures}) + "\n")
 
+    def report(self, figures):
+        """Prints and logs figures on held-out seeds, as `held_…`."""
+        figures = {f"held_{name}": value for name, value in figures.items()}
+        print(" ".join(f"{name} {value:.3f}" for name, value in figures.items()), flush=True)
+        self.log(figures)
+
     def save(self):
         self.saved = time.time()
         if self.world.rank == 0:

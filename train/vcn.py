@@ -93,9 +93,7 @@ def main():
         loss = loss_fn(model.decode(z + NOISE * torch.randn_like(z), a, h, w), x)
         run.update(loss, flops(c, batch * world.size * args.chunks), {"loss": loss.item()})
         if run.step % 100 == 0 and world.rank == 0:
-            figures = {f"held_{k}": v for k, v in evaluate(run.ema, held_out, world.device).items()}
-            print(" ".join(f"{k} {v:.3f}" for k, v in figures.items()), flush=True)
-            run.log(figures)
+            run.report(evaluate(run.ema, held_out, world.device))
     run.save()
     if world.rank == 0:
         engine.plot(args.out, ["loss", "held_psnr", "held_psnr_turning", "held_motion"])
