@@ -169,7 +169,7 @@ def main():
         _, z, a, pitch, text, (h, w) = batches.draw(pick(sets, rng), clips, chunks, cut=CUT)
         with world.precision():
             loss, _, noise = regression(dit, z, z, a, pitch, text, h, w, copies)
-        spent = flops(c, chunks * clips * world.size, copies) + flops(c, args.chunks * args.worlds, 3)
+        spent = flops(c, clips * world.size, chunks, copies) + flops(c, args.worlds, args.chunks, 3)
         run.update(loss + args.weight * fooled, spent,
                    {"loss": loss.item(), "noise": noise, "told": told.item(), "gap": mean(real - fake).item()})  # fmt: skip
         if run.step % 100 == 0 and world.rank == 0:

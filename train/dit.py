@@ -26,10 +26,12 @@ UNPROMPTED = 0.1  # of the clips, for guidance
 CONTEXT_NOISE = 0.25  # the past is remembered at levels 1 - 0.25 to 1
 
 
-def flops(c, chunks, copies, n=64):
-    """FLOP of a training step over this many chunks: context stream up to the last temporal layer, noisy copies."""
+def flops(c, clips, chunks, copies, n=64):
+    """FLOP of a training step over clips of so many chunks: context stream up to the last temporal layer (if there is a
+    past), noisy copies."""
     block = n * (12 * c.dit.width**2 * 2 + 8 * n * c.dit.width)
-    return 3 * chunks * block * (max(c.dit.temporal) + 1 + copies * c.dit.layers)
+    context = max(c.dit.temporal) + 1 if chunks > 1 else 0
+    return 3 * clips * chunks * block * (context + copies * c.dit.layers)
 
 
 class Captions:
@@ -190,7 +192,7 @@ def main():
         with world.precision():
             loss, clean, noise = regression(model, z, past, a, pitch, text, h, w, copies)
         again = rms_norm(clean)
-        run.update(loss, flops(c, chunks * clips * world.size, copies), {"loss": loss.item(), "noise": noise, "chunks": chunks})
+        run.update(loss, flops(c, clips * world.size, chunks, copies), {"loss": loss.item(), "noise": noise, "chunks": chunks})
         if run.step % 400 == 0 and world.rank == 0:
             run.report(evaluate(run.ema, batches, held_out))
     run.save()

@@ -393,14 +393,14 @@ class DiT(nn.Module):
         of each chunk, in radians since the world began: the horizon, which a blurred past no longer tells.
         -> clean latents [K*B, T, N, C].
         """
-        b, copies = len(context), len(noisy) // len(context)
+        b = len(context) if context.shape[1] > 1 else 0  # a lone chunk is nobody's past
+        streams = (b + len(noisy)) // len(context)
         before = [F.pad(context, (0, 0, 0, 0, n, 0))[:, :-n] for n in (1, 2)]
-        x = torch.cat([context, noisy])
-        x = torch.cat([x] + [p.repeat(1 + copies, 1, 1, 1) for p in before], -1)
-        repeat = lambda a: a.repeat(1 + copies, *[1] * (a.dim() - 1))  # noqa: E731
-        cond = self.condition(torch.cat([context_tau, tau]), repeat(controls), repeat(pitch), repeat(text))
+        repeat = lambda a: a.repeat(streams, *[1] * (a.dim() - 1))  # noqa: E731
+        x = torch.cat([torch.cat([context[:b], noisy]), *map(repeat, before)], -1)
+        cond = self.condition(torch.cat([context_tau[:b], tau]), repeat(controls), repeat(pitch), repeat(text))
         rope, cam, pos, focal = self.geometry(controls, h, w)
-        x = self.blocks(self.patch_in(x).float(), cond, rope, cam, pos, focal, clean=b)
+        x = self.blocks(self.patch_in(x).float(), cond, rope, cam, pos, focal, clean=b or None)
         shift, scale = self.ada_out(cond[b:]).unsqueeze(-2).chunk(2, -1)
         return self.patch_out(modulate(x, shift, scale))
 
