@@ -10,7 +10,7 @@ use crate::{Controls, Frame, FrameSize};
 pub const GENERATOR: &str = "voxel-1";
 
 /// Different captions per scene.
-const TEXTS: usize = 4;
+const TEXTS: usize = 12;
 
 /// What to record.
 #[derive(Clone, Debug)]
