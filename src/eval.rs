@@ -9,6 +9,7 @@ mod control;
 mod dream;
 mod flow;
 mod future;
+mod gallery;
 mod image;
 mod memory;
 mod prompt;
@@ -26,6 +27,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
+pub use gallery::gallery;
 pub use image::{MAX_PSNR, psnr, sharpness, ssim};
 pub use prompt::{EvalPrompt, parse_prompts};
 pub use report::{ControlAccuracy, Drift, EditAccuracy, Report, SceneAccuracy, VcnPsnr};
@@ -128,6 +130,11 @@ fn check(model: &dyn WorldModel, options: &EvalOptions) -> Result<()> {
             "seeds below {HELD_OUT_SEED} may have been trained on: evaluate on seeds from there up"
         )));
     }
+    check_clock(model, options.size)
+}
+
+/// Refuses a model or a frame size that the teacher's protocol does not fit.
+fn check_clock(model: &dyn WorldModel, size: FrameSize) -> Result<()> {
     let info = model.info();
     if info.fps != crate::controls::TICKS_PER_SECOND || !matches!(info.frames_per_chunk, 1 | 2 | 5 | 10) {
         return Err(Error::input(format!(
@@ -135,8 +142,8 @@ fn check(model: &dyn WorldModel, options: &EvalOptions) -> Result<()> {
             info.fps, info.frames_per_chunk
         )));
     }
-    if options.size.width < 32 || options.size.height < 32 {
-        return Err(Error::input(format!("frames of {} are too small to measure", options.size)));
+    if size.width < 32 || size.height < 32 {
+        return Err(Error::input(format!("frames of {size} are too small to measure")));
     }
     Ok(())
 }

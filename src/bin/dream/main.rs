@@ -5,6 +5,7 @@ mod bench;
 mod data;
 mod env;
 mod eval;
+mod gallery;
 mod inspect;
 mod output;
 #[cfg(feature = "window")]
@@ -35,6 +36,7 @@ enum Command {
     Replay(replay::Args),
     Bench(bench::Args),
     Eval(eval::Args),
+    Gallery(gallery::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Data(data::Args),
@@ -50,6 +52,7 @@ impl Command {
             Self::Replay(args) => replay::run(args),
             Self::Bench(args) => bench::run(args, began),
             Self::Eval(args) => eval::run(args),
+            Self::Gallery(args) => gallery::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Verify(args) => verify::run(args),
             Self::Data(args) => data::run(args),
