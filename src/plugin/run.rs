@@ -28,6 +28,8 @@ pub(super) struct Running {
     asked: Dream,
     /// What was asked when the present world began.
     began: Dream,
+    /// The prompt that was sent last, until the thread tells of it.
+    awaited: Option<String>,
     /// Whether the world stands still.
     paused: bool,
     /// Why there is no world, until there is one again.
@@ -120,28 +122,29 @@ pub(super) fn hear(
 ) {
     let _lap = taken.lap();
     for (entity, mut dream, mut status, mut running) in &mut dreams {
-        let Running { stream, asked, began, paused, failure, shipped, .. } = &mut *running;
-        let finished = stream.is_finished();
-        for event in stream.events() {
+        let (running, dream) = (&mut *running, dream.bypass_change_detection());
+        let finished = running.stream.is_finished();
+        let events: Vec<_> = running.stream.events().collect();
+        for event in events {
             match event {
                 Event::Loaded(info) => {
                     status.model = info.name;
                     status.fps = info.fps;
-                    *shipped = Some(info.settings);
-                    status.settings = asked.settings.or(*shipped);
+                    running.shipped = Some(info.settings);
+                    status.settings = running.asked.settings.or(running.shipped);
                 }
                 Event::Started { world, seed, prompt, .. } => {
-                    status.phase = if *paused { DreamPhase::Paused } else { DreamPhase::Running };
+                    status.phase = if running.paused { DreamPhase::Paused } else { DreamPhase::Running };
                     status.world = world;
-                    status.prompt.clone_from(&prompt);
-                    began.clone_from(asked);
+                    running.prompt_is(&prompt, dream, &mut status);
+                    running.began.clone_from(&running.asked);
                     commands.trigger(DreamStarted { entity, world, seed, prompt });
-                    if let Some(reason) = failure.take() {
+                    if let Some(reason) = running.failure.take() {
                         commands.trigger(DreamRecovered { entity, reason });
                     }
                 }
                 Event::Paused(now) => {
-                    *paused = now;
+                    running.paused = now;
                     match status.phase {
                         DreamPhase::Running if now => status.phase = DreamPhase::Paused,
                         DreamPhase::Paused if !now => status.phase = DreamPhase::Running,
@@ -149,16 +152,17 @@ pub(super) fn hear(
                     }
                 }
                 Event::PromptApplied { prompt, tick } => {
-                    status.prompt.clone_from(&prompt);
+                    running.prompt_is(&prompt, dream, &mut status);
                     commands.trigger(DreamPromptApplied { entity, prompt, tick });
                 }
                 Event::Moved { world, tick, prompt, settings } => {
                     status.world = world;
-                    status.prompt.clone_from(&prompt);
                     status.settings = Some(settings);
-                    for wish in [&mut *asked, dream.bypass_change_detection()] {
-                        wish.prompt.clone_from(&prompt);
-                        wish.settings = wish.settings.map(|_| settings);
+                    running.prompt_is(&prompt, dream, &mut status);
+                    let unsent = dream.settings != running.asked.settings;
+                    running.asked.settings = running.asked.settings.map(|_| settings);
+                    if !unsent {
+                        dream.settings = running.asked.settings;
                     }
                     commands.trigger(DreamMoved { entity, tick, prompt });
                 }
@@ -168,19 +172,22 @@ pub(super) fn hear(
                 Event::Saved(path) => commands.trigger(DreamSaved { entity, path }),
                 Event::Rejected(reason) => {
                     // Back to what is, lest a refused value spoils the next new world.
-                    for wish in [&mut *asked, dream.bypass_change_detection()] {
-                        wish.prompt.clone_from(&status.prompt);
+                    running.awaited = None;
+                    let prompt = status.prompt.clone();
+                    running.prompt_is(&prompt, dream, &mut status);
+                    let Running { asked, began, .. } = running;
+                    for wish in [asked, dream] {
                         (wish.seed, wish.size, wish.start) = (began.seed, began.size, began.start.clone());
                     }
                     commands.trigger(DreamError { entity, reason, fatal: false });
                 }
                 Event::Failed(reason) | Event::Ended(reason) => {
-                    end(entity, reason, &mut status, failure, &mut commands);
+                    end(entity, reason, &mut status, &mut running.failure, &mut commands);
                 }
             }
         }
         if finished && !matches!(status.phase, DreamPhase::Failed(_)) {
-            end(entity, "the model thread has ended".into(), &mut status, failure, &mut commands);
+            end(entity, "the model thread has ended".into(), &mut status, &mut running.failure, &mut commands);
         }
     }
 }
@@ -246,6 +253,7 @@ impl Running {
             stream,
             began: asked.clone(),
             asked,
+            awaited: None,
             paused: false,
             failure: None,
             shipped: None,
@@ -264,8 +272,10 @@ impl Running {
         let failed = matches!(status.phase, DreamPhase::Failed(_));
         if failed || asked.seed != dream.seed || asked.size != dream.size || asked.start != dream.start {
             self.stream.new_world(session_options(dream))?;
+            self.awaited = Some(dream.prompt.clone());
         } else if asked.prompt != dream.prompt {
             self.stream.set_prompt(&dream.prompt)?;
+            self.awaited = Some(dream.prompt.clone());
         }
         if let Some(settings) = dream.settings.or(self.shipped).filter(|_| asked.settings != dream.settings) {
             self.stream.set_settings(settings)?;
@@ -275,6 +285,19 @@ impl Running {
             self.stream.pause(dream.paused)?;
         }
         Ok(())
+    }
+
+    /// The prompt in force. It becomes the one that is wished, unless another was wished since.
+    fn prompt_is(&mut self, prompt: &str, dream: &mut Dream, status: &mut DreamStatus) {
+        status.prompt = prompt.into();
+        self.awaited.take_if(|awaited| awaited == prompt);
+        if self.awaited.is_none() {
+            let unsent = dream.prompt != self.asked.prompt;
+            self.asked.prompt = prompt.into();
+            if !unsent {
+                dream.prompt = prompt.into();
+            }
+        }
     }
 
     /// Notes a frame shown; whether it is the first of its chunk that is.

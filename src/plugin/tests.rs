@@ -283,6 +283,24 @@ fn worlds_share_a_model_and_despawning_ends_one() {
 }
 
 #[test]
+fn a_wish_outlives_a_move_that_was_asked_for_before_it() {
+    // Told of the move before the wish is sent, and after.
+    for told_first in [true, false] {
+        let (mut app, _) = app(FakeModel { delay: Duration::from_millis(50), ..FakeModel::fast() });
+        let entity = spawn(&mut app);
+        until_tick(&mut app, entity, 4);
+        app.world_mut().trigger(DreamRewind { entity, time: Duration::from_secs(9) });
+        if told_first {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        change(&mut app, entity, |dream| dream.prompt = "a desert".into());
+        until_heard(&mut app, r#"prompt "a desert""#);
+        assert_eq!(status(&app, entity).prompt, "a desert");
+        assert_eq!(app.world().get::<Dream>(entity).unwrap().prompt, "a desert");
+    }
+}
+
+#[test]
 fn a_world_is_rewound_saved_and_loaded() {
     let (mut app, _) = app(FakeModel::fast());
     let folder = tempfile::tempdir().unwrap();
