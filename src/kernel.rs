@@ -16,6 +16,7 @@ mod attention;
 mod block;
 mod conv;
 mod gemm;
+mod int8;
 mod linear;
 mod math;
 mod norm;

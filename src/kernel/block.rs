@@ -46,6 +46,14 @@ struct Scratch {
 thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
 
 impl Block {
+    /// The same block with [quantized](Linear::quantized) layers.
+    #[must_use]
+    pub fn quantized(self) -> Self {
+        let Self { qkv, q_norm, k_norm, proj, fc1, fc2 } = self;
+        let [qkv, proj, fc1, fc2] = [qkv, proj, fc1, fc2].map(Linear::quantized);
+        Self { qkv, q_norm, k_norm, proj, fc1, fc2 }
+    }
+
     /// The tokens x `[tokens, width]` after the block under `modulation` `[MODULATIONS * width]`. They attend to each other
     /// and to the `past`.
     pub fn forward(&self, x: &Tensor, modulation: &Tensor, rope: &Rope, past: &[Past]) -> Result<Tensor> {

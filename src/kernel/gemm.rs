@@ -126,6 +126,8 @@ macro_rules! with_rows {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
+pub(super) use with_rows;
 
 fn multiply_portable(rows: usize, a: &[f32], lda: usize, b: &[Row], tile: &mut Tile, onto: bool) {
     for (i, sums) in tile.iter_mut().enumerate().take(rows) {

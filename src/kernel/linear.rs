@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::gemm::{NR, Packed, Tile, gemm};
+use super::int8::{Quantized, gemm_int8};
 use super::math::{gelu, silu, simd};
 use super::op::{SharedOut, View, apply};
 use super::threads::for_each_chunk;
@@ -123,6 +124,7 @@ pub struct Linear {
 
 enum Weight {
     Packed(Packed),
+    Int8(Quantized),
     /// `[in, out]`, for other devices than the CPU.
     Stock(Tensor),
 }
@@ -144,6 +146,16 @@ impl Linear {
             Weight::Stock(weight.t()?.contiguous()?)
         };
         Ok(Self { weight, bias: bias.cloned(), inputs, outputs })
+    }
+
+    /// The same layer with weights rounded to 8 bits a output, and its inputs to 8 bits a row when they come; on other devices
+    /// than the CPU as it is.
+    #[must_use]
+    pub fn quantized(mut self) -> Self {
+        if let Weight::Packed(packed) = &self.weight {
+            self.weight = Weight::Int8(Quantized::new(packed));
+        }
+        self
     }
 
     /// Number of inputs.
@@ -198,10 +210,14 @@ impl Linear {
 
     /// `x Wᵀ` and what follows it, of a layer on the CPU.
     pub(super) fn product(&self, x: &[f32], epilogue: &Epilogue, out: &mut [f32]) {
-        let Weight::Packed(packed) = &self.weight else { unreachable!("a layer on another device") };
-        gemm(x, packed, out, |row, rows, column, tile, out| {
+        let finish = |row: usize, rows: usize, column: usize, tile: &Tile, out: SharedOut<'_>| {
             finish(epilogue, self.outputs, row, rows, column, tile, out);
-        });
+        };
+        match &self.weight {
+            Weight::Packed(packed) => gemm(x, packed, out, finish),
+            Weight::Int8(quantized) => gemm_int8(x, quantized, out, finish),
+            Weight::Stock(_) => unreachable!("a layer on another device"),
+        }
     }
 }
 

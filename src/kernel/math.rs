@@ -95,6 +95,13 @@ pub fn max(x: &[f32]) -> f32 {
     reduce(x, f32::NEG_INFINITY, larger, larger)
 }
 
+/// The largest magnitude, 0 of nothing.
+#[inline(always)]
+pub fn largest(x: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    reduce(x, 0.0, |most, v| larger(most, v.abs()), larger)
+}
+
 #[inline(always)]
 pub fn sum(x: &[f32]) -> f32 {
     reduce(x, 0.0, |sum, v| sum + v, |a, b| a + b)
