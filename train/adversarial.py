@@ -19,11 +19,11 @@ import torch.nn.functional as F
 
 import data
 import engine
-from data import Episodes, pick, to_float, training_sets
+from data import Episodes, pick, training_sets
 from dit import CUT, Batches, Captions, draw_kind, evaluate, flops, regression, sheet
 from export import load_model
-from model import DiT, camera, rms_norm
-from walk import Walks
+from model import DiT, rms_norm
+from walk import Walkers
 
 LAYERS = 4  # of the DiT that the critic begins with
 RATE, CRITIC_RATE = 3e-4, 1e-3  # of ordinary training it is 2e-3
@@ -49,58 +49,6 @@ class Critic(nn.Module):
         rope, cam, pos, focal = dit.geometry(controls, h, w)
         x = dit.blocks(dit.patch_in(torch.cat([z, *before], -1)).float(), cond, rope, cam, pos, focal)
         return self.judge(rms_norm(x)).float().squeeze(-1)
-
-
-class Walkers:
-    """Worlds that follow the controls, captions and pitch of recorded episodes, from their start or from a prompt alone."""
-
-    def __init__(self, dit, vcn, captions, episodes, count, chunks, rng, device, windows=None):
-        self.vcn, self.captions, self.episodes, self.rng, self.device = vcn, captions, episodes, rng, device
-        self.chunks, self.windows = chunks, windows
-        self.plans = [None] * count
-        c = dit.c
-        self.walks = Walks(dit, count, c.height // c.patch, c.width // c.patch, device)
-
-    def _plan(self, row):
-        """A new world for this row: an episode of which a whole number of windows is followed."""
-        f, rng = self.vcn.c.frames_per_chunk, self.rng
-        lengths = np.array([len(e["frames.npy"]) // (f * self.chunks) for e in self.episodes.items])
-        # episodes of each length equally often, but for those too short
-        groups = [np.flatnonzero(lengths == n) for n in sorted(set(lengths)) if n >= (self.windows or 1)]
-        i = rng.choice(groups[rng.integers(len(groups))])
-        windows = self.windows or 1 + rng.integers(lengths[i])
-        at = rng.integers(len(self.episodes.items[i]["frames.npy"]) - f * self.chunks * windows + 1)
-        frames, controls, texts, pitch = self.episodes.clip(i, at, self.chunks * windows, f, rng, rng.random() < 0.5)
-        controls = torch.from_numpy(controls)
-        self.plans[row] = {
-            "frames": frames, "controls": controls, "pitch": torch.from_numpy(pitch), "camera": camera(controls),
-            "text": self.captions([texts])[0], "seen": rng.integers(2) * 2, "at": 0,
-        }  # fmt: skip
-        self.walks.forget([row])
-
-    def window(self, grad):
-        """The next chunks of every world -> true and dreamed latents [B, T, N, C], steering (controls, pitch, text), and
-        which chunks are dreamed from a past of their own [B, T]."""
-        for row, plan in enumerate(self.plans):
-            if plan is None or plan["at"] == len(plan["controls"]):
-                self._plan(row)
-        stack = lambda key: torch.stack([torch.as_tensor(p[key][p["at"] : p["at"] + self.chunks]) for p in self.plans])  # noqa: E731
-        controls, pitch, text, cam = (stack(k).to(self.device) for k in ("controls", "pitch", "text", "camera"))
-        with torch.no_grad():
-            true = self.vcn.encode(to_float(stack("frames")).to(self.device), controls)
-        seen = torch.tensor([p["seen"] - p["at"] for p in self.plans], device=self.device)
-        dreamed, counts = [], []
-        for t in range(self.chunks):
-            steering = controls[:, t], pitch[:, t], text[:, t], cam[:, t]
-            counts.append((self.walks.age > 0) & (t >= seen))
-            with torch.set_grad_enabled(grad):
-                z = self.walks.step(*steering, torch.randn_like(true[:, t]))
-            z = torch.where((t < seen)[:, None, None], true[:, t], z)
-            self.walks.commit(z.detach(), *steering, torch.randn_like(z))
-            dreamed.append(z)
-        for plan in self.plans:
-            plan["at"] += self.chunks
-        return true, torch.stack(dreamed, 1), (controls, pitch, text), torch.stack(counts, 1)
 
 
 @torch.no_grad()

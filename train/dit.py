@@ -15,12 +15,15 @@ from export import load_model
 from model import DiT, camera, rms_norm
 from text import TextEncoder
 from vcn import psnr
-from walk import Walks
+from walk import FURTHEST, Walkers, Walks, noised
 
 # what a step sees: its share of the draws, chunks a clip, clips (of --batch 4), noisy copies of each, and at most how
 # many more passes with the model's own predictions as the past. Many short clips teach fastest, long ones the memory,
 # single chunks how a world begins.
 MIX = [(0.35, 6, 4, 2, 3), (0.1, 20, 2, 2, 8), (0.55, 1, 16, 4, 0)]
+# of the steps, so many follow worlds that the model itself walks, with the sampler that ships: (share, worlds of --batch 4,
+# chunks, noisy copies of the truth)
+OWN_WALKS = (0.3, 8, 8, 2)
 CUT = 0.25  # of the clips change the place with the caption
 UNPROMPTED = 0.1  # of the clips, for guidance
 CONTEXT_NOISE = 0.25  # the past is remembered at levels 1 - 0.25 to 1
@@ -32,6 +35,12 @@ def flops(c, clips, chunks, copies, n=64):
     block = n * (12 * c.dit.width**2 * 2 + 8 * n * c.dit.width)
     context = max(c.dit.temporal) + 1 if chunks > 1 else 0
     return 3 * clips * chunks * block * (context + copies * c.dit.layers)
+
+
+def walk_flops(c, worlds, chunks, copies, n=64):
+    """FLOP of such a step of `Walkers.errors`: sampler and commit forward, noisy copies with their gradients."""
+    block = n * (12 * c.dit.width**2 * 2 + 8 * n * c.dit.width)
+    return worlds * chunks * block * ((c.steps + 3 * copies) * c.dit.layers + max(c.dit.temporal) + 1)
 
 
 class Captions:
@@ -59,11 +68,6 @@ class Batches:
         x, a = to_float(frames).to(self.device), controls.to(self.device)
         grid = (x.shape[-2] // self.vcn.c.patch, x.shape[-1] // self.vcn.c.patch)
         return x, self.vcn.encode(x, a), a, pitch.to(self.device), self.captions(captions).to(self.device), grid
-
-
-def noised(x, tau):
-    tau = tau[..., None, None]
-    return tau * x + (1 - tau) * torch.randn_like(x)
 
 
 def draw_kind(rng):
@@ -171,10 +175,19 @@ def main():
     rng = np.random.default_rng([args.seed, run.step, world.rank])
     shared = np.random.default_rng([args.seed, run.step])  # draws that all processes must share
     sets, held_out = training_sets(args), Episodes(args.held_out)
-    batches = Batches(vcn, Captions(args.model, [*sets, held_out]), rng, world.device)
+    captions = Captions(args.model, [*sets, held_out])
+    batches = Batches(vcn, captions, rng, world.device)
+    share, worlds, far, walk_copies = OWN_WALKS
+    worlds = max(1, round(worlds * args.batch / 4 / world.size))
+    walkers = Walkers(dit, vcn, captions, sets[0], worlds, far, rng, world.device, furthest=FURTHEST)
 
     passes = 0
     while run.running():
+        if passes == 0 and run.progress > 0.1 and shared.random() < share:
+            with world.precision():
+                loss = walkers.errors(walk_copies).mean()
+            run.update(loss, walk_flops(c, worlds * world.size, far, walk_copies), {"walk": loss.item()})
+            continue
         if passes == 0:
             _, chunks, clips, copies, own_passes = draw_kind(shared)
             clips = max(1, round(clips * args.batch / 4 / world.size))

@@ -3,7 +3,7 @@
 import torch
 
 from model import Config, DiT, TrunkConfig, camera, rollout
-from walk import Walks
+from walk import Walks, noised
 
 
 def test_a_cached_walk_is_the_rollout():
@@ -18,8 +18,21 @@ def test_a_cached_walk_is_the_rollout():
     noise, eps = torch.randn(2, b, t, h * w, c.latent)
     expected = rollout(dit, noise[:, :0], controls, pitch, text, noise, eps, h, w)
     walks, cam = Walks(dit, b, h, w, "cpu"), camera(controls)
+    level = 1 - c.context_noise
     for i in range(t):
         steering = controls[:, i], pitch[:, i], text[:, i], cam[:, i]
+        torch.manual_seed(i)
+        errors = walks.error(expected[:, i], *steering, 2)
+        torch.manual_seed(i)
+        tau = torch.rand(2 * b) ** 1.3
+        tau[:b][torch.rand(b) < 0.5] = 0
+        noisy = noised(expected[:, i].repeat(2, 1, 1), tau)
+        past = (level * expected + (1 - level) * eps)[:, : i + 1].repeat(2, 1, 1, 1)
+        taus = torch.cat([torch.full((2 * b, i), level), tau[:, None]], 1)
+        stream = torch.cat([past[:, :i], noisy[:, None]], 1)
+        so_far = [s[:, : i + 1].repeat(2, *[1] * (s.dim() - 1)) for s in (controls, pitch, text)]
+        clean = dit(stream, torch.full((2 * b, i + 1), level), stream, taus, *so_far, h, w)[:, -1]
+        assert (errors - (clean - expected[:, i].repeat(2, 1, 1)).square().mean((1, 2))).abs().max() < 1e-4, f"error of chunk {i}"
         latents = walks.step(*steering, noise[:, i])
         assert (latents - expected[:, i]).abs().max() < 1e-4, f"chunk {i}"
         if i:
