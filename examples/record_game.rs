@@ -1,6 +1,6 @@
 //! A small ordinary game, recorded for training: `cargo run --example record_game -- data/game 8` records eight episodes.
 //!
-//! Walk the disc through the garden with W A S D; while no key is held it walks by itself.
+//! Walk the disc through the garden with W A S D, Z dashes; while no key is held it walks by itself.
 
 use bevy::prelude::*;
 use bevy_dream::plugin::recorder::{DreamRecorder, DreamRecorderPlugin, DreamTake};
@@ -33,6 +33,8 @@ fn main() {
         .add_systems(Startup, move |mut commands: Commands| {
             let recorder = DreamRecorder {
                 frames: FRAMES,
+                // The first two are controls that every model knows; the dash is this game's own.
+                actions: ["forward", "strafe", "dash"].map(Into::into).into(),
                 caption: "a disc in a walled garden, seen from above".into(),
                 ..DreamRecorder::new(folder.clone(), UVec2::splat(64))
             };
@@ -73,18 +75,15 @@ fn play(
     mut commands: Commands,
 ) {
     let axis = |plus, minus| f32::from(i8::from(keys.pressed(plus)) - i8::from(keys.pressed(minus)));
-    let mut controls = Controls {
-        forward: axis(KeyCode::KeyW, KeyCode::KeyS),
-        strafe: axis(KeyCode::KeyD, KeyCode::KeyA),
-        ..default()
-    };
-    if controls == Controls::default() {
+    let mut way = Vec2::new(axis(KeyCode::KeyD, KeyCode::KeyA), axis(KeyCode::KeyW, KeyCode::KeyS));
+    let mut dash = f32::from(u8::from(keys.pressed(KeyCode::KeyZ)));
+    if way == Vec2::ZERO {
         // Long straight ways that change at odd times.
-        let way = (time.elapsed_secs() * 0.9).floor();
-        controls.forward = (way * 2.4).sin().round();
-        controls.strafe = (way * 1.7 + 1.0).sin().round();
+        let leg = (time.elapsed_secs() * 0.9).floor();
+        way = Vec2::new((leg * 1.7 + 1.0).sin().round(), (leg * 2.4).sin().round());
+        dash = f32::from(u8::from((leg * 3.1).sin() > 0.5));
     }
-    let moved = player.translation.xy() + SPEED * Vec2::new(controls.strafe, controls.forward);
+    let moved = player.translation.xy() + SPEED * (1.0 + dash) * way;
     player.translation = moved.clamp(Vec2::splat(-210.0), Vec2::splat(210.0)).extend(1.0);
     if time.elapsed_secs() < 1.0 {
         return; // the shaders are still compiled
@@ -92,7 +91,7 @@ fn play(
     match (recorder, left.0) {
         (Some(recorder), 1..) => {
             left.0 -= 1;
-            commands.trigger(DreamTake { entity: *recorder, action: controls.to_vector().into() });
+            commands.trigger(DreamTake { entity: *recorder, action: vec![way.y, way.x, dash] });
         }
         (None, _) => {
             exit.write(AppExit::error());

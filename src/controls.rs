@@ -5,6 +5,13 @@ use serde::{Deserialize, Serialize};
 /// Length of [`Controls::to_vector`].
 pub const CONTROL_DIM: usize = 8;
 
+/// The names of [`Controls::to_vector`]'s numbers. A recording's column of one of these names is that control.
+pub const CONTROL_NAMES: [&str; CONTROL_DIM] =
+    ["forward", "strafe", "sprint", "jump", "yaw", "pitch", "break", "place"];
+
+/// Length of [`Controls::extra`].
+pub const EXTRA_DIM: usize = 4;
+
 /// Ticks, and so native frames, per second.
 pub const TICKS_PER_SECOND: f32 = 20.0;
 
@@ -40,10 +47,18 @@ pub struct Controls {
     pub break_block: bool,
     /// Place a block against the face in the crosshair.
     pub place_block: bool,
+    /// What a game has beyond these, within ±1, in the order of the `actions` of the model's config. Other models do not mind.
+    #[serde(default, skip_serializing_if = "is_still")]
+    pub extra: [f32; EXTRA_DIM],
+}
+
+fn is_still(extra: &[f32; EXTRA_DIM]) -> bool {
+    *extra == [0.0; EXTRA_DIM]
 }
 
 impl Controls {
-    /// `[forward, strafe, sprint, jump, yaw°, pitch°, break, place]`, the row of a dataset's `.actions.npy`.
+    /// `[forward, strafe, sprint, jump, yaw°, pitch°, break, place]`, the row of a dataset's `.actions.npy`; without the extra
+    /// controls.
     pub fn to_vector(&self) -> [f32; CONTROL_DIM] {
         let bit = |b: bool| f32::from(u8::from(b));
         [
@@ -68,16 +83,18 @@ impl Controls {
             look: [v[4], v[5]],
             break_block: v[6] > 0.5,
             place_block: v[7] > 0.5,
+            extra: [0.0; EXTRA_DIM],
         }
     }
 
-    /// The nearest valid controls: not-a-number becomes 0, walking is within ±1, looking within ±[`MAX_LOOK`],
+    /// The nearest valid controls: not-a-number becomes 0, walking and extra controls are within ±1, looking within ±[`MAX_LOOK`],
     /// and the pitch, which stands at `pitch` degrees before this tick, within ±[`MAX_PITCH`].
     #[must_use]
     pub fn sanitized(mut self, pitch: f32) -> Self {
         let clamp = |x: f32, limit: f32| if x.is_nan() { 0.0 } else { x.clamp(-limit, limit) };
         self.forward = clamp(self.forward, 1.0);
         self.strafe = clamp(self.strafe, 1.0);
+        self.extra = self.extra.map(|x| clamp(x, 1.0));
         self.look = self.look.map(|x| clamp(x, MAX_LOOK));
         self.look[1] = (pitch + self.look[1]).clamp(-MAX_PITCH, MAX_PITCH) - pitch;
         self

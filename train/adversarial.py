@@ -88,8 +88,8 @@ def main():
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
     shared = np.random.default_rng([args.seed, run.step])
-    sets, held_out = training_sets(args), Episodes(args.held_out)
-    walks = [Episodes(args.walks)] if args.walks else []
+    sets, held_out = training_sets(args, c), Episodes(args.held_out, actions=c.actions)
+    walks = [Episodes(args.walks, actions=c.actions)] if args.walks else []
     captions = Captions(args.model, [*sets, held_out, *walks])
     batches = Batches(vcn, captions, rng, world.device)
     walkers = Walkers(dit, vcn, captions, sets[0], args.worlds // world.size, args.chunks, rng, world.device)

@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 minutes=${1:?how many minutes?}
+cores=$(nproc) # before OMP_NUM_THREADS, which it would obey
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 record() { # name, what `dream data` is told
@@ -23,7 +24,7 @@ record wide --seeds 20000..20032 --size 176x96
 record heldout --seeds 500000..500024 --held-out
 
 mkdir -p runs/dit
-setsid nice -n 5 "${PYTHON:-python3}" -m torch.distributed.run --nproc_per_node "$(nproc)" train/dit.py --compile \
+setsid nice -n 5 "${PYTHON:-python3}" -m torch.distributed.run --nproc_per_node "$cores" train/dit.py --compile \
     --model models/overworld --init models/overworld --data data/{train,more,starts,many,long} --shapes data/wide \
     --held-out data/heldout --out runs/dit --minutes "$minutes" >> runs/dit/train.log 2>&1 &
 echo $! > runs/dit/pid

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+NAMES = ["forward", "strafe", "sprint", "jump", "yaw", "pitch", "break", "place"]  # of `Controls::to_vector`
 MIRROR = np.array([1, -1, 1, 1, -1, 1, 1, 1], np.float32)  # strafe and yaw change sign in a mirror
 
 
@@ -23,10 +24,10 @@ def map_npy(path, offset):
 
 
 class Episodes:
-    """All episodes of the shards in the folders, frames memory-mapped."""
+    """All episodes of the shards in the folders, frames memory-mapped; `actions` are what the game has beyond NAMES."""
 
-    def __init__(self, *folders):
-        self.items = []
+    def __init__(self, *folders, actions=()):
+        self.items, self.names = [], [*NAMES, *actions]
         for path in [p for folder in folders for p in sorted(Path(folder).glob("*.tar"))]:
             episodes = {}
             with tarfile.open(path) as tar:
@@ -40,13 +41,16 @@ class Episodes:
             self.items += episodes.values()
         if not self.items:
             raise SystemExit(f"error: no shards in {', '.join(map(str, folders))}: make some with `cargo run --bin dream -- data`")
+        unknown = {n for e in self.items for n in e["json"].get("actions", NAMES)} - set(self.names)
+        if unknown:
+            raise SystemExit(f"error: {', '.join(map(str, folders))}: name the actions {sorted(unknown)} in the config's `actions`")
 
     def texts(self):
         """Every distinct caption."""
         return sorted({t for e in self.items for c in e["json"].get("captions", []) for t in c["texts"]} | {""})
 
     def clips(self, rng, batch, chunks, per_chunk=2, mirror=True, cut=0.0):
-        """A random batch: frames uint8 [B, T, F, 3, H, W], controls float32 [B, T, F, 8], captions [B][T] (str) and
+        """A random batch: frames uint8 [B, T, F, 3, H, W], controls float32 [B, T, F, names], captions [B][T] (str) and
         pitch [B, T]: the camera's at the end of each chunk, in radians since the start of the episode.
 
         The first frame's controls lead to a frame outside of the clip, so they are not used but kept. A share `cut` of
@@ -73,12 +77,21 @@ class Episodes:
     def clip(self, i, at, chunks, per_chunk, rng, mirror):
         """The clip of episode `i` from frame `at` on, mirrored or not: as `clips`, of one."""
         e, n = self.items[i], chunks * per_chunk
-        f, a = e["frames.npy"][at : at + n], e["actions.npy"][at : at + n].copy()
-        if mirror:
-            f, a = f[:, :, ::-1], a * MIRROR[: a.shape[1]]
+        f, a = e["frames.npy"][at : at + n], self.controls(e)[at : at + n]
+        if mirror and len(self.names) == len(NAMES):  # nobody knows what a mirror makes of a game's own actions
+            f, a = f[:, :, ::-1], a * MIRROR
         frames = np.ascontiguousarray(f.transpose(0, 3, 1, 2)).reshape(chunks, per_chunk, *f.shape[3:], *f.shape[1:3])
-        pitch = np.float32(np.pi / 180) * e["actions.npy"][: at + n, 5].cumsum()[at + per_chunk - 1 :: per_chunk]
+        pitch = np.float32(np.pi / 180) * self.controls(e)[: at + n, 5].cumsum()[at + per_chunk - 1 :: per_chunk]
         return frames, a.reshape(chunks, per_chunk, -1), self._captions(e["json"], at, n, per_chunk, rng), pitch
+
+    def controls(self, episode):
+        """What led to each frame of an episode [ticks, names]; what its game does not have is 0."""
+        recorded, names = episode["actions.npy"], episode["json"].get("actions", NAMES)
+        if names == self.names:
+            return recorded
+        controls = np.zeros((len(recorded), len(self.names)), np.float32)
+        controls[:, [self.names.index(n) for n in names]] = recorded
+        return controls
 
     @staticmethod
     def _captions(meta, at, n, per_chunk, rng):
@@ -96,9 +109,9 @@ def arguments(parser):
     parser.add_argument("--init", help="model folder whose weights a new run begins with")
 
 
-def training_sets(args):
-    """The episodes of `--data`, then those of each folder of `--shapes`."""
-    return [Episodes(*args.data), *map(Episodes, args.shapes)]
+def training_sets(args, c):
+    """The episodes of `--data`, then those of each folder of `--shapes`, for a model of this config."""
+    return [Episodes(*args.data, actions=c.actions), *(Episodes(f, actions=c.actions) for f in args.shapes)]
 
 
 def pick(sets, rng):

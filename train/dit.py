@@ -174,7 +174,7 @@ def main():
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
     shared = np.random.default_rng([args.seed, run.step])  # draws that all processes must share
-    sets, held_out = training_sets(args), Episodes(args.held_out)
+    sets, held_out = training_sets(args, c), Episodes(args.held_out, actions=c.actions)
     captions = Captions(args.model, [*sets, held_out])
     batches = Batches(vcn, captions, rng, world.device)
     share, worlds, far, walk_copies = OWN_WALKS

@@ -38,7 +38,8 @@ class Config:
     fps: float = 20.0
     patch: int = 16  # pixels across a token
     frames_per_chunk: int = 2
-    controls: int = 8  # numbers a tick
+    controls: int = 8  # numbers a tick: those of `Controls::to_vector`, then `actions`
+    actions: list[str] = field(default_factory=list)  # what a recorded game has beyond walking
     text: int = 384
     latent: int = 32
     cond: int = 128
@@ -50,6 +51,7 @@ class Config:
     first_steps: int = 8
     first_guidance: float = 2.0  # of a chunk without a past
     context_noise: float = 0.1
+    precision: str = "f32"  # or int8: of the blocks of DiT and decoder at run time, on a CPU
 
     @classmethod
     def from_dict(cls, d):
@@ -256,7 +258,7 @@ class ResBlock(nn.Module):
 
 def control_features(controls):
     """[..., ticks, 8] -> [..., ticks*8], looks in units of 10 degrees."""
-    scale = torch.ones(controls.shape[-1], device=controls.device)
+    scale = torch.ones(controls.shape[-1], device=controls.device)  # the game's own actions follow
     scale[4:6] = 0.1
     return (controls * scale).flatten(-2)
 

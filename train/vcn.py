@@ -82,7 +82,7 @@ def main():
     start = load_model(args.init)[1] if args.init else None
     run = engine.Run(args.out, model, args, world, 2e-3, start)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
-    sets, held_out = training_sets(args), Episodes(args.held_out)
+    sets, held_out = training_sets(args, c), Episodes(args.held_out, actions=c.actions)
     batch = args.batch // world.size
 
     while run.running():

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::controls::TICKS_PER_SECOND;
+use crate::controls::{CONTROL_NAMES, TICKS_PER_SECOND};
 use crate::voxel::{Policy, PolicyKind, Random, Scene, Time, Weather, World, WorldConfig, caption};
 use crate::{Controls, Frame, FrameSize};
 
@@ -65,10 +65,18 @@ pub struct EpisodeMeta {
     pub scenes: Vec<SceneChange>,
     /// Captions of each of `scenes`.
     pub captions: Vec<CaptionSet>,
+    /// What the numbers of an action are: [`CONTROL_NAMES`], or names of the game's own.
+    #[serde(default = "control_names")]
+    pub actions: Vec<String>,
     /// [`GENERATOR`].
     pub generator: String,
     /// Who played.
     pub policy: String,
+}
+
+/// [`CONTROL_NAMES`], which are those of recordings that say none.
+pub(crate) fn control_names() -> Vec<String> {
+    CONTROL_NAMES.map(Into::into).into()
 }
 
 /// A recorded episode.
@@ -115,6 +123,7 @@ pub fn record(seed: u64, config: &EpisodeConfig) -> Episode {
         fps: TICKS_PER_SECOND,
         scenes,
         captions,
+        actions: control_names(),
         generator: GENERATOR.to_owned(),
         policy: config.policy.to_string(),
     };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::episode::{Episode, EpisodeConfig, EpisodeMeta, record};
+use super::episode::{Episode, EpisodeConfig, EpisodeMeta, control_names, record};
 use super::npy;
 use crate::controls::CONTROL_DIM;
 use crate::{Controls, Error, Frame, FrameSize, Result};
@@ -191,6 +191,9 @@ impl ShardReader {
 
 fn episode(meta: EpisodeMeta, frames: &[u8], actions: &[u8], name: &str) -> Result<Episode> {
     let size = FrameSize::new(meta.width, meta.height);
+    if meta.actions != control_names() {
+        return Err(Error::input(format!("{name}: the actions {:?} are another game's", meta.actions)));
+    }
     let (shape, pixels) = npy::decode(frames, "|u1", name)?;
     let (rows, numbers) = npy::decode(actions, "<f4", name)?;
     let ticks = shape.first().copied().unwrap_or_default();

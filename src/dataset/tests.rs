@@ -30,7 +30,7 @@ fn what_is_written_is_read_again() {
     assert_eq!(read(folder.path()), expected);
     assert_eq!(expected[0].actions[0], Controls::default());
     assert_eq!((expected[0].frames.len(), expected[0].actions.len()), (10, 10));
-    assert!(expected[0].meta.captions.iter().all(|set| set.texts.len() == 4));
+    assert!(expected[0].meta.captions.iter().all(|set| set.texts.len() == 12));
 }
 
 #[test]

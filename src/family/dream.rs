@@ -7,10 +7,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use crate::checkpoint::{Weights, sha256};
-use crate::model::config::Config;
+use crate::model::action::control_features;
+use crate::model::config::{Config, Precision};
 use crate::model::dit::DiT;
 use crate::model::text::TextEncoder;
 use crate::model::vcn::Vcn;
@@ -39,9 +40,18 @@ impl Networks {
     /// # Errors
     /// [`Error::Io`] when a file cannot be read, [`Error::Model`] when it is not what it should be.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let config = Config::parse(&text).map_err(|reason| Error::model(&path, reason))?;
+        Self::load_as(read_config(folder)?, folder, device)
+    }
+
+    /// The same as it was trained, whatever precision it is shipped in: what a reference computes.
+    ///
+    /// # Errors
+    /// As of [`Networks::load`].
+    pub fn load_exact(folder: &Path, device: &Device) -> Result<Self> {
+        Self::load_as(Config { precision: Precision::F32, ..read_config(folder)? }, folder, device)
+    }
+
+    fn load_as(config: Config, folder: &Path, device: &Device) -> Result<Self> {
         let vcn_weights = Weights::open(folder.join("vcn.safetensors"), device)?;
         let vcn = Vcn::load(&vcn_weights.vars(), &config)?;
         vcn_weights.finish()?;
@@ -51,6 +61,17 @@ impl Networks {
         let parameters = vcn_weights.parameters() + dit_weights.parameters();
         Ok(Self { config, vcn, dit, parameters, device: device.clone() })
     }
+
+    /// The controls of a chunk, as the networks take them.
+    pub fn controls(&self, controls: &[Controls]) -> Result<Tensor> {
+        control_features(controls, self.config.actions.len(), &self.device)
+    }
+}
+
+fn read_config(folder: &Path) -> Result<Config> {
+    let path = folder.join("config.json");
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    Config::parse(&text).map_err(|reason| Error::model(&path, reason))
 }
 
 /// The whole model.

@@ -2,7 +2,6 @@
 
 use candle_core::{Device, Tensor};
 
-use crate::controls::CONTROL_DIM;
 use crate::{Controls, Result};
 
 /// Blocks walked in a tick.
@@ -15,13 +14,16 @@ const MOST_TURN: f64 = 60.0;
 /// Length of a [`Camera::motion_since`].
 pub const MOTION_DIM: usize = 6;
 
-/// The controls of one chunk as `[1, ticks * CONTROL_DIM]` numbers, looks in units of 10 degrees.
-pub fn control_features(controls: &[Controls], device: &Device) -> Result<Tensor> {
-    let mut features: Vec<f32> = controls.iter().flat_map(Controls::to_vector).collect();
-    for tick in features.chunks_exact_mut(CONTROL_DIM) {
-        tick[4] *= 0.1;
-        tick[5] *= 0.1;
-    }
+/// The controls of one chunk as `[1, ticks * (8 + extra)]` numbers, looks in units of 10 degrees, followed by the
+/// first `extra` of the extra controls.
+pub fn control_features(controls: &[Controls], extra: usize, device: &Device) -> Result<Tensor> {
+    let tick = |tick: &Controls| {
+        let mut known = tick.to_vector();
+        known[4] *= 0.1;
+        known[5] *= 0.1;
+        known.into_iter().chain(tick.extra.into_iter().take(extra))
+    };
+    let features: Vec<f32> = controls.iter().flat_map(tick).collect();
     let shape = (1, features.len());
     Ok(Tensor::from_vec(features, shape, device)?)
 }
@@ -89,6 +91,14 @@ impl Camera {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tick_is_its_known_controls_and_what_the_game_has_beyond() {
+        let tick = Controls { forward: 1.0, look: [10.0, -5.0], extra: [0.5, 0.25, 0.0, 0.0], ..Controls::default() };
+        let features = control_features(&[tick, Controls::default()], 2, &Device::Cpu).unwrap();
+        let first = [1.0, 0.0, 0.0, 0.0, 1.0, -0.5, 0.0, 0.0, 0.5, 0.25];
+        assert_eq!(features.to_vec2::<f32>().unwrap(), [[&first[..], &[0.0; 10]].concat()]);
+    }
 
     fn close(a: [f32; MOTION_DIM], b: [f32; MOTION_DIM]) -> bool {
         a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5)

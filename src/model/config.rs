@@ -3,7 +3,18 @@
 use serde::Deserialize;
 
 use crate::FrameSize;
-use crate::controls::CONTROL_DIM;
+use crate::controls::{CONTROL_DIM, EXTRA_DIM};
+
+/// How the products of a model's blocks are computed on a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// As trained.
+    #[default]
+    F32,
+    /// Weights rounded to 8 bits per output, inputs to 8 bits per token.
+    Int8,
+}
 
 /// A stack of transformer blocks.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -69,8 +80,12 @@ pub struct Config {
     pub patch: usize,
     /// Frames, and so ticks, of one latent.
     pub frames_per_chunk: usize,
-    /// Numbers per tick of the controls.
+    /// Numbers per tick of the controls: those of [`Controls::to_vector`](crate::Controls::to_vector) and `actions`.
     pub controls: usize,
+    /// What the recorded game has beyond those: the names of [`Controls::extra`](crate::Controls::extra), as far as they are
+    /// used.
+    #[serde(default)]
+    pub actions: Vec<String>,
     /// Length of a text embedding.
     pub text: usize,
     /// Numbers per token of a latent.
@@ -93,6 +108,9 @@ pub struct Config {
     pub first_guidance: f32,
     /// Noise level at which the past is remembered.
     pub context_noise: f32,
+    /// How the blocks of the DiT and of the decoder are computed.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 impl Config {
@@ -129,8 +147,12 @@ impl Config {
                 return Err(format!("{name} is {value}, not 1 to {}", 1 << 14));
             }
         }
-        if self.controls != CONTROL_DIM {
-            return Err(format!("controls is {}, but a tick has {CONTROL_DIM}", self.controls));
+        if self.actions.len() > EXTRA_DIM {
+            return Err(format!("actions are {}, more than {EXTRA_DIM}", self.actions.len()));
+        }
+        let numbers = CONTROL_DIM + self.actions.len();
+        if self.controls != numbers {
+            return Err(format!("controls is {}, but a tick has {numbers}, with actions", self.controls));
         }
         if !self.patch.is_multiple_of(Self::CELL) {
             return Err(format!("patch {} is not a multiple of {}", self.patch, Self::CELL));
@@ -184,10 +206,13 @@ mod tests {
             ("\"heads\": 2", "\"heads\": 3", "encoder.width"),
             ("\"width\": 48", "\"width\": 50", "width 50"),
             ("\"controls\": 8", "\"controls\": 9", "controls"),
+            ("\"controls\": 8", "\"controls\": 8, \"actions\": [\"dig\"]", "controls"),
+            ("\"controls\": 8", "\"controls\": 13, \"actions\": [\"\", \"\", \"\", \"\", \"\"]", "actions"),
             ("\"steps\": 2", "\"steps\": 65", "steps is 65"),
             ("\"first_guidance\": 1.5", "\"first_guidance\": 0.5", "first_guidance"),
             ("\"context_noise\": 0.1", "\"context_noise\": 0.9", "context_noise"),
             ("\"fps\": 20.0", "\"fps\": 0.0", "fps"),
+            ("\"fps\": 20.0", "\"fps\": 20.0, \"precision\": \"int4\"", "int4"),
         ] {
             assert!(GOOD.contains(good), "{good}");
             let reason = Config::parse(&GOOD.replacen(good, bad, 1)).unwrap_err();

@@ -10,7 +10,6 @@ use super::patch::Grid;
 use super::trunk::{Modulation, Recall, Trunk};
 use crate::Result;
 use crate::checkpoint::Vars;
-use crate::controls::CONTROL_DIM;
 use crate::kernel::{Activation, KeyValues, Linear, activate, norm_modulate};
 
 /// Frequencies at which a signal level is told.
@@ -35,10 +34,11 @@ impl DiT {
         Ok(Self {
             patch_in: vars.linear("patch_in", 3 * c.latent, width)?,
             tau_in: vars.linear("tau_in", 2 * FREQUENCIES, width)?,
-            control_in: vars.linear("control_in", CONTROL_DIM * c.frames_per_chunk + 1, width)?,
+            control_in: vars.linear("control_in", c.controls * c.frames_per_chunk + 1, width)?,
             text_in: vars.linear("text_in", c.text, width)?,
             cond: vars.linear("cond", width, c.cond)?,
-            blocks: Trunk::load(&vars.pp("blocks").sized_by("dit in config.json"), &c.dit, c.cond)?,
+            blocks: Trunk::load(&vars.pp("blocks").sized_by("dit in config.json"), &c.dit, c.cond)?
+                .in_precision(c.precision),
             ada_out: vars.linear("ada_out", c.cond, 2 * width)?,
             patch_out: vars.linear("patch_out", width, c.latent)?,
         })

@@ -8,7 +8,6 @@ use super::trunk::{Modulation, Recall, Trunk};
 use super::warp::turn_back;
 use crate::Result;
 use crate::checkpoint::Vars;
-use crate::controls::CONTROL_DIM;
 use crate::kernel::{Activation, Conv3x3, KeyValues, Linear, activate, rms_norm};
 
 /// Residual blocks of the convolutional parts.
@@ -57,7 +56,7 @@ impl Vcn {
     pub fn load(vars: &Vars, c: &Config) -> Result<Self> {
         let cell = Config::CELL * Config::CELL * 3 * c.frames_per_chunk;
         let token = c.cells() * c.cells() * c.stem;
-        let controls = CONTROL_DIM * c.frames_per_chunk;
+        let controls = c.controls * c.frames_per_chunk;
         let res_blocks =
             |vars: Vars| -> Result<Vec<_>> { (0..RES_BLOCKS).map(|i| ResBlock::load(&vars.pp(i), c.stem)).collect() };
         Ok(Self {
@@ -70,7 +69,8 @@ impl Vcn {
             enc_out: vars.linear("enc_out", c.encoder.width, c.latent)?,
             dec_in: vars.linear("dec_in", c.latent, c.decoder.width)?,
             dec_control: vars.linear("dec_control", controls, c.cond)?,
-            dec_blocks: Trunk::load(&vars.pp("dec_blocks").sized_by("decoder in config.json"), &c.decoder, c.cond)?,
+            dec_blocks: Trunk::load(&vars.pp("dec_blocks").sized_by("decoder in config.json"), &c.decoder, c.cond)?
+                .in_precision(c.precision),
             dec_token: vars.linear("dec_token", c.decoder.width, token)?,
             dec_res: res_blocks(vars.pp("dec_res"))?,
             dec_out: vars.linear("dec_out", c.stem, Config::CELL * Config::CELL * 3 * (2 * c.frames_per_chunk - 1))?,

@@ -36,9 +36,9 @@ use bevy::render::render_resource::{TextureFormat, TextureUsages};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::DreamError;
-use crate::controls::TICKS_PER_SECOND;
+use crate::controls::{CONTROL_NAMES, TICKS_PER_SECOND};
 use crate::dataset::{CaptionSet, EpisodeMeta, ShardWriter};
-use crate::{Frame, FrameSize, Result};
+use crate::{Error, Frame, FrameSize, Result};
 
 /// Bytes that the rows of a picture from the graphics card are a multiple of.
 const ROW_ALIGNMENT: usize = 256;
@@ -70,14 +70,19 @@ pub struct DreamRecorder {
     pub frames: usize,
     /// Frames a second, as often as the game triggers [`DreamTake`].
     pub fps: f32,
+    /// What the numbers of a [`DreamTake::action`] are. Those called as in [`CONTROL_NAMES`] are these controls for a model
+    /// trained on the recording; what else a game has becomes its [`Controls::extra`](crate::Controls::extra).
+    pub actions: Vec<String>,
     /// What is to be seen, in words: a prompt that gives such pictures. Empty for none.
     pub caption: String,
 }
 
 impl DreamRecorder {
-    /// Records into `folder`: episodes of 200 frames, 20 a second, without words.
+    /// Records into `folder`: episodes of 200 frames, 20 a second, without words, whose actions are
+    /// [`Controls::to_vector`](crate::Controls::to_vector).
     pub fn new(folder: impl Into<PathBuf>, size: UVec2) -> Self {
-        Self { folder: folder.into(), size, frames: 200, fps: TICKS_PER_SECOND, caption: String::new() }
+        let actions = CONTROL_NAMES.map(Into::into).into();
+        Self { folder: folder.into(), size, frames: 200, fps: TICKS_PER_SECOND, actions, caption: String::new() }
     }
 }
 
@@ -87,8 +92,7 @@ impl DreamRecorder {
 pub struct DreamTake {
     /// The [`DreamRecorder`].
     pub entity: Entity,
-    /// What led to the frame: any numbers, as many in every frame. [`Controls::to_vector`](crate::Controls::to_vector) makes
-    /// recordings whose models the explorer can walk in.
+    /// What led to the frame: the numbers that [`DreamRecorder::actions`] names.
     pub action: Vec<f32>,
 }
 
@@ -171,6 +175,10 @@ fn write(recorder: &DreamRecorder, inbox: &Receiver<Vec<(Frame, Vec<f32>)>>) -> 
         let texts = Vec::from_iter((!recorder.caption.is_empty()).then(|| recorder.caption.clone()));
         let captions = if texts.is_empty() { vec![] } else { vec![CaptionSet { tick: 0, texts }] };
         let (frames, actions): (Vec<_>, Vec<_>) = episode.into_iter().unzip();
+        let names = recorder.actions.len();
+        if let Some(other) = actions.iter().map(Vec::len).find(|&len| len != names) {
+            return Err(Error::input(format!("an action of {other} numbers was recorded, but {names} are named")));
+        }
         let meta = EpisodeMeta {
             seed: 0,
             width: recorder.size.x as usize,
@@ -178,6 +186,7 @@ fn write(recorder: &DreamRecorder, inbox: &Receiver<Vec<(Frame, Vec<f32>)>>) -> 
             fps: recorder.fps,
             scenes: Vec::new(),
             captions,
+            actions: recorder.actions.clone(),
             generator: "recorder-1".into(),
             policy: "player".into(),
         };

@@ -5,8 +5,8 @@
 //! {"tick":40,"keys":["W","Space"],"look":[3.0,-1.0],"prompt":"a desert at sunset"}
 //! ```
 //!
-//! A tick is one native frame. Keys and look (degrees a tick: yaw, right positive, and pitch, up positive) hold
-//! until changed. A prompt takes effect with the chunk that holds its tick. A replay file is the same with a
+//! A tick is one native frame. Keys, look (degrees a tick: yaw, right positive, and pitch, up positive) and `extra` (what a
+//! recorded game has beyond walking, four numbers within ±1) hold until changed. A prompt takes effect with the chunk that holds its tick. A replay file is the same with a
 //! [`ReplayHeader`] as its first line.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::controls::MAX_LOOK;
+use crate::controls::{EXTRA_DIM, MAX_LOOK};
 use crate::model::Settings;
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -45,6 +45,8 @@ struct Change {
     #[serde(skip_serializing_if = "Option::is_none")]
     look: Option<[f32; 2]>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    extra: Option<[f32; EXTRA_DIM]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     prompt: Option<String>,
 }
 
@@ -64,7 +66,7 @@ impl ControlScript {
     ///
     /// # Errors
     /// [`Error::Input`] with the line's number when a line is not valid JSON, has an unknown key or field,
-    /// ticks that do not increase, a look beyond ±[`MAX_LOOK`], or a prompt that cannot be used.
+    /// ticks that do not increase, a look beyond ±[`MAX_LOOK`], extra controls beyond ±1, or a prompt that cannot be used.
     pub fn parse(text: &str) -> Result<Self> {
         if text.trim().is_empty() {
             return Err(Error::input("the controls are empty: write one JSON object a line, with a tick"));
@@ -85,7 +87,7 @@ impl ControlScript {
             last = Some(change.tick);
             script.last_tick = change.tick;
             if let Some(keys) = &change.keys {
-                controls = Controls { look: controls.look, ..from_keys(keys) };
+                controls = Controls { look: controls.look, extra: controls.extra, ..from_keys(keys) };
             }
             if let Some(look) = change.look {
                 if look.iter().any(|x| !(-MAX_LOOK..=MAX_LOOK).contains(x)) {
@@ -93,11 +95,17 @@ impl ControlScript {
                 }
                 controls.look = look;
             }
+            if let Some(extra) = change.extra {
+                if extra.iter().any(|x| !(-1.0..=1.0).contains(x)) {
+                    return Err(wrong(format!("extra is {extra:?}, not within -1 to 1")));
+                }
+                controls.extra = extra;
+            }
             if let Some(prompt) = change.prompt {
                 super::check_prompt(&prompt).map_err(|e| wrong(e.to_string()))?;
                 script.prompts.push((change.tick, prompt));
             }
-            if change.keys.is_some() || change.look.is_some() {
+            if change.keys.is_some() || change.look.is_some() || change.extra.is_some() {
                 script.controls.push((change.tick, controls));
             }
         }
@@ -126,8 +134,10 @@ impl ControlScript {
     /// Appends the controls of a tick, as far as a file can hold them: walking is all or nothing.
     /// Ticks must come in order.
     pub fn record(&mut self, tick: u64, controls: Controls) {
-        let mut controls = Controls { look: controls.look, ..from_keys(&to_keys(&controls)) };
-        controls.look = controls.look.map(|x| if x.is_nan() { 0.0 } else { x.clamp(-MAX_LOOK, MAX_LOOK) });
+        let mut controls = Controls { look: controls.look, extra: controls.extra, ..from_keys(&to_keys(&controls)) };
+        let clamp = |x: f32, limit: f32| if x.is_nan() { 0.0 } else { x.clamp(-limit, limit) };
+        controls.look = controls.look.map(|x| clamp(x, MAX_LOOK));
+        controls.extra = controls.extra.map(|x| clamp(x, 1.0));
         self.last_tick = tick;
         if self.at(tick).0 != controls {
             self.controls.push((tick, controls));
@@ -156,6 +166,7 @@ impl ControlScript {
                 tick,
                 keys: (to_keys(&before) != keys).then_some(keys),
                 look: (before.look != controls.look).then_some(controls.look),
+                extra: (before.extra != controls.extra).then_some(controls.extra),
                 prompt: prompt.map(Into::into),
             });
         }
@@ -184,6 +195,7 @@ fn from_keys(keys: &[Key]) -> Controls {
         look: [0.0; 2],
         break_block: on(Key::Break),
         place_block: on(Key::Place),
+        extra: [0.0; EXTRA_DIM],
     }
 }
 
@@ -302,7 +314,7 @@ mod tests {
     use super::*;
 
     const FILE: &str = r#"{"tick":0,"keys":["W"]}
-{"tick":4,"look":[3.0,-1.0]}
+{"tick":4,"look":[3.0,-1.0],"extra":[1.0,0.0,0.0,-0.5]}
 
 {"tick":9,"keys":["Space","A","Break"],"prompt":"a desert"}
 "#;
@@ -311,10 +323,12 @@ mod tests {
     fn keys_and_look_hold_until_changed() {
         let script = ControlScript::parse(FILE).unwrap();
         assert_eq!(script.at(3), (Controls { forward: 1.0, ..Default::default() }, None));
-        assert_eq!(script.at(8), (Controls { forward: 1.0, look: [3.0, -1.0], ..Default::default() }, None));
+        let turning = Controls { forward: 1.0, look: [3.0, -1.0], extra: [1.0, 0.0, 0.0, -0.5], ..Default::default() };
+        assert_eq!(script.at(8), (turning, None));
         let (controls, prompt) = script.at(9);
         assert_eq!(prompt, Some("a desert"));
         assert_eq!((controls.forward, controls.strafe, controls.look), (0.0, -1.0, [3.0, -1.0]));
+        assert_eq!(controls.extra, turning.extra);
         assert!(controls.jump && controls.break_block && !controls.sprint);
         assert_eq!(script.at(1000).0, controls);
         assert_eq!(script.chunk(8, 2).1, Some("a desert"), "the chunk that holds tick 9 gets its prompt");
@@ -333,6 +347,7 @@ mod tests {
             ("{\"tick\":5}\n{\"tick\":5}", "line 2: tick 5"),
             (r#"{"tick":0,"look":[1e9,0]}"#, "at most 12 degrees"),
             (r#"{"tick":0,"look":[1]}"#, "line 1"),
+            (r#"{"tick":0,"extra":[2,0,0,0]}"#, "within -1 to 1"),
             (r#"{"tick":0,"prompt":""}"#, "line 1: the prompt is empty"),
             ("\n \n", "empty"),
         ] {

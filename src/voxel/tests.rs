@@ -50,6 +50,7 @@ fn the_player_is_never_inside_a_block() {
                     look: [random.range(-12.0, 12.0), random.range(-9.0, 9.0)],
                     break_block: random.chance(0.05),
                     place_block: random.chance(0.05),
+                    ..Controls::default()
                 };
                 world.tick(controls);
                 assert!(!world.is_stuck(), "{biome} at {:?}", world.pose());

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use super::Networks;
 use super::past::Past;
 use crate::kernel::{KeyValues, cells_to_frames, frames_to_cells};
-use crate::model::action::{Camera, control_features, turns};
+use crate::model::action::{Camera, turns};
 use crate::model::cache::{Memory, saved};
 use crate::model::config::Config;
 use crate::model::dit::Condition;
@@ -102,7 +102,7 @@ impl World {
     /// # Errors
     /// [`Error::Tensor`] when they are not of this size.
     pub fn encode_cells(&self, cells: &Tensor, controls: &[Controls]) -> Result<Tensor> {
-        let controls = control_features(controls, &self.networks.device)?;
+        let controls = self.networks.controls(controls)?;
         self.networks.vcn.encode(cells, &controls, &self.encoder_grid)
     }
 
@@ -113,7 +113,7 @@ impl World {
     pub fn observe_latent(&mut self, latent: Tensor, controls: &[Controls], noise: &Tensor) -> Result<()> {
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
-        let controls = control_features(controls, &networks.device)?;
+        let controls = networks.controls(controls)?;
         let recall = networks.vcn.decoder().recall(&self.past.decoder, &camera, &self.decoder_grid)?;
         let decoder = networks.vcn.remember(&latent, &controls, &self.decoder_grid, &recall)?;
         let prompt = networks.dit.prompt(&self.text, &controls, &camera)?;
@@ -131,7 +131,7 @@ impl World {
         let start = Instant::now();
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
-        let (turns, controls) = (turns(controls), control_features(controls, &networks.device)?);
+        let (turns, controls) = (turns(controls), networks.controls(controls)?);
         let Settings { steps, first_steps, first_guidance, context_noise } = self.settings;
         let steps = if self.past.empty { first_steps } else { steps };
         let taus = [levels(steps), vec![1.0 - context_noise]].concat();
@@ -219,7 +219,7 @@ impl World {
         let latents = self.encode(&frames, &controls)?;
         for (latent, controls) in latents.iter().zip(controls.chunks_exact(networks.config.frames_per_chunk)) {
             camera = camera.after(controls);
-            let (turns, controls) = (turns(controls), control_features(controls, &networks.device)?);
+            let (turns, controls) = (turns(controls), networks.controls(controls)?);
             let recall = networks.vcn.decoder().recall(&memory, &camera, &self.decoder_grid)?;
             let (cells, layers) = networks.vcn.decode(latent, &controls, &turns, &self.decoder_grid, &recall)?;
             out.extend(self.frames(&cells)?);
@@ -341,6 +341,34 @@ mod tests {
         assert!(matches!(other.set_state(&wide.state().unwrap()), Err(Error::Input(_))));
         assert!(matches!(other.set_state(&RolloutState::new()), Err(Error::Input(_))));
         assert_eq!(dream(&mut other, 2..4), dream(&mut twin, 2..4));
+    }
+
+    /// The same networks at 8 bits.
+    fn rounded_networks() -> Arc<Networks> {
+        let (from, to) =
+            (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity"), tempfile::tempdir().unwrap());
+        for name in ["vcn.safetensors", "dit.safetensors"] {
+            std::fs::copy(from.join(name), to.path().join(name)).unwrap();
+        }
+        let config = std::fs::read_to_string(from.join("config.json")).unwrap();
+        let config = config.replacen('{', "{\"precision\": \"int8\",", 1);
+        std::fs::write(to.path().join("config.json"), config).unwrap();
+        Arc::new(Networks::load(to.path(), &Device::Cpu).unwrap())
+    }
+
+    #[test]
+    fn eight_bits_dream_nearly_the_same_on_any_number_of_threads() {
+        let size = FrameSize::new(48, 32);
+        let exact = dream(&mut world(size), 0..3);
+        let rounded = |threads| {
+            let (networks, pool) = (rounded_networks(), crate::kernel::ThreadPool::new(threads).unwrap());
+            let text = text(&networks, 1.0);
+            pool.install(|| dream(&mut World::new(networks, size, text, SETTINGS).unwrap(), 0..3))
+        };
+        let frames = rounded(1);
+        let psnr = crate::eval::psnr(&exact, &frames);
+        assert!((30.0..90.0).contains(&psnr), "{psnr} dB");
+        assert!([2, 3].into_iter().all(|threads| rounded(threads) == frames));
     }
 
     #[test]

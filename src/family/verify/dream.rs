@@ -30,7 +30,7 @@ impl Fixture {
     /// # Errors
     /// [`Error::Io`] when a file cannot be read, [`Error::Model`] when it is not what it should be.
     pub fn load(folder: &Path) -> Result<Self> {
-        let networks = Arc::new(Networks::load(folder, &Device::Cpu)?);
+        let networks = Arc::new(Networks::load_exact(folder, &Device::Cpu)?);
         let path = folder.join("case.safetensors");
         let file = Weights::open(&path, &Device::Cpu)?;
         let vars = file.vars();
@@ -50,7 +50,7 @@ impl Fixture {
         for (name, chunks, shape) in [
             ("frames", seen, &pictures[..]),
             ("encoded", seen, &latent),
-            ("controls", chunks, &[per_chunk, CONTROL_DIM]),
+            ("controls", chunks, &[per_chunk, c.controls]),
             ("text", chunks, &[c.text]),
             ("noise", chunks, &latent),
             ("context_eps", chunks, &latent),
@@ -125,7 +125,13 @@ impl Fixture {
 
     fn controls(&self, chunk: usize) -> Result<Vec<Controls>> {
         let numbers = self.at("controls", chunk)?.flatten_all()?.to_vec1::<f32>()?;
-        Ok(numbers.as_chunks().0.iter().map(|row| Controls::from_vector(*row)).collect())
+        let tick = |row: &[f32]| {
+            let (known, more) = row.split_first_chunk::<CONTROL_DIM>()?;
+            let mut controls = Controls::from_vector(*known);
+            controls.extra.iter_mut().zip(more).for_each(|(extra, &value)| *extra = value);
+            Some(controls)
+        };
+        Ok(numbers.chunks_exact(self.networks.config.controls).filter_map(tick).collect())
     }
 
     /// Frames `[frames, 3, height, width]` as cells `[height / 4, width / 4, frames * 3 * 4 * 4]`.

@@ -12,10 +12,14 @@ use super::hud::Figures;
 use super::layout::Help;
 use super::presets;
 use crate::Controls;
+use crate::controls::EXTRA_DIM;
 use crate::plugin::{Dream, DreamControls};
 
 /// Degrees that the camera turns for a pixel of mouse movement.
 const DEGREES_PER_PIXEL: f32 = 0.12;
+
+/// Held for the controls that a recorded game has beyond walking.
+const EXTRA_KEYS: [KeyCode; EXTRA_DIM] = [KeyCode::KeyZ, KeyCode::KeyX, KeyCode::KeyC, KeyCode::KeyV];
 
 /// Degrees a tick that an arrow key turns the camera.
 const ARROW_DEGREES: f32 = 5.0;
@@ -92,6 +96,7 @@ pub(super) fn walk(
         ],
         break_block: caught && buttons.pressed(MouseButton::Left),
         place_block: caught && buttons.pressed(MouseButton::Right),
+        extra: EXTRA_KEYS.map(|extra| f32::from(u8::from(key(extra)))),
     };
     let turn = if caught { motion.delta * Vec2::new(DEGREES_PER_PIXEL, -DEGREES_PER_PIXEL) } else { Vec2::ZERO };
     let turn = controls.turn + turn;

@@ -21,6 +21,7 @@ Esc              free the mouse
 W A S D          walk       Shift  run       Space  jump
 arrows           look around
 mouse buttons    break (left) and place (right) a block
+Z X C V          what else a recorded game has
 Enter            write a prompt, apply it to this world
 Shift+Enter      start a new world with it
 1 to 9           preset prompts
