@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::family::dream::Dream;
 use crate::family::oasis::{self, Oasis};
+use crate::family::wan::{self, Wan};
 use crate::family::waypoint::{self, Waypoint};
 use crate::model::WorldModel;
 use crate::{Error, Result};
@@ -92,8 +93,10 @@ pub fn load(path: impl AsRef<Path>, device: DeviceChoice) -> Result<Arc<dyn Worl
     match family(path)?.as_str() {
         "dream" => Ok(Arc::new(Dream::load(path, &device.open()?)?)),
         "oasis" => Ok(Arc::new(Oasis::load(path, &device.open()?)?)),
+        "wan-causal" => Ok(Arc::new(Wan::load(path, &device.open()?)?)),
         "waypoint" => Ok(Arc::new(Waypoint::load(path, &device.open()?)?)),
         "taehv" => Err(Error::model(path, "a codec of latents, no world of its own")),
+        "umt5" => Err(Error::model(path, "an encoder of text, no world of its own")),
         other => Err(unknown_family(path, other)),
     }
 }
@@ -120,10 +123,10 @@ pub fn family(path: &Path) -> Result<String> {
             return Ok(family);
         }
     }
-    let known = [("oasis", oasis::DIT_KEY), ("waypoint", waypoint::DIT_KEY)];
+    let known = [("oasis", oasis::DIT_KEY), ("waypoint", waypoint::DIT_KEY), ("wan-causal", wan::DIT_KEY)];
     let known_by =
         |index: Index| known.iter().find(|(_, key)| index.tensors().contains_key(*key)).map(|(name, _)| *name);
-    let mut files = checkpoints(path).into_iter().filter_map(|file| Index::open(file).ok());
+    let mut files = checkpoints(path).into_iter().filter_map(|file| wan::as_published(Index::open(file).ok()?).ok());
     match files.find_map(known_by) {
         Some(family) => Ok(family.into()),
         None if config.exists() => Err(Error::model(&config, "states no family, and no tensors tell it")),

@@ -5,5 +5,7 @@ pub mod facts;
 mod layer;
 pub mod oasis;
 pub mod taehv;
+pub mod umt5;
 pub mod verify;
+pub mod wan;
 pub mod waypoint;

@@ -92,12 +92,12 @@ impl Index {
         self.tensors.values().map(|entry| entry.shape.iter().product::<usize>()).sum()
     }
 
-    /// Compares every name and shape with a `layout`, which `section` of the config makes; names that end in `ignored` do
-    /// not count.
+    /// Compares every name and shape with a `layout`, which `section` of the config makes; names that end in one of
+    /// `ignored` do not count.
     ///
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
-    pub fn check(&self, layout: &BTreeMap<String, Vec<usize>>, section: &str, ignored: &str) -> Result<()> {
+    pub fn check(&self, layout: &BTreeMap<String, Vec<usize>>, section: &str, ignored: &[&str]) -> Result<()> {
         let wrong = |reason| Err(Error::model(&self.path, reason));
         for (name, shape) in layout {
             match self.tensors.get(name).map(|entry| &entry.shape) {
@@ -108,18 +108,41 @@ impl Index {
                 Some(_) => {}
             }
         }
-        match self.tensors.keys().find(|name| !name.ends_with(ignored) && !layout.contains_key(*name)) {
+        match self
+            .tensors
+            .keys()
+            .find(|name| !ignored.iter().any(|end| name.ends_with(end)) && !layout.contains_key(*name))
+        {
             Some(name) => wrong(format!("'{name}' has no place in this model")),
             None => Ok(()),
         }
     }
 
+    /// The same tensors by other names.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when two get the same name.
+    pub fn renamed(mut self, rename: impl Fn(&str) -> String) -> Result<Self> {
+        for (name, entry) in std::mem::take(&mut self.tensors) {
+            let renamed = rename(&name);
+            if self.tensors.insert(renamed.clone(), entry).is_some() {
+                return Err(Error::model(&self.path, format!("'{name}' is '{renamed}' in another spelling")));
+            }
+        }
+        Ok(self)
+    }
+
     /// The bytes of a tensor.
     pub(super) fn read(&self, entry: &Entry) -> Result<Vec<u8>> {
+        self.read_part(entry, 0, entry.bytes as usize)
+    }
+
+    /// So many bytes of a tensor, which must lie within it.
+    pub(super) fn read_part(&self, entry: &Entry, from: u64, count: usize) -> Result<Vec<u8>> {
         let (path, mut file) = (&self.files[entry.file].0, &self.files[entry.file].1);
         // The headers were checked against the length of the file.
-        let mut bytes = vec![0; entry.bytes as usize];
-        let read = file.seek(SeekFrom::Start(entry.start)).and_then(|_| file.read_exact(&mut bytes));
+        let mut bytes = vec![0; count];
+        let read = file.seek(SeekFrom::Start(entry.start + from)).and_then(|_| file.read_exact(&mut bytes));
         read.map_err(Error::io(path))?;
         Ok(bytes)
     }
@@ -194,14 +217,19 @@ pub fn checkpoints(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The networks of a model among its `files`, each known by a tensor that no other has.
+/// The networks of a model among its `files`, spelled as `published`, each known by a tensor that no other has.
 ///
 /// # Errors
 /// As of [`Index::open`]; [`Error::Model`] when two files hold the same network and neither is `path`.
-pub fn find<const N: usize>(path: &Path, files: Vec<PathBuf>, keys: [&str; N]) -> Result<[Option<Index>; N]> {
+pub fn find<const N: usize>(
+    path: &Path,
+    files: Vec<PathBuf>,
+    keys: [&str; N],
+    published: impl Fn(Index) -> Result<Index>,
+) -> Result<[Option<Index>; N]> {
     let mut found = [const { None }; N];
     for file in files {
-        let index = Index::open(&file)?;
+        let index = published(Index::open(&file)?)?;
         let Some(slot) = keys.iter().position(|key| index.tensors.contains_key(*key)) else { continue };
         match &found[slot] {
             None => found[slot] = Some(index),

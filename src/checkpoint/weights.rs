@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 
-use super::index::Index;
+use super::index::{Entry, Index};
 use crate::kernel::{Conv3x3, Linear};
 use crate::{Error, Result};
 
@@ -67,6 +67,16 @@ impl Weights {
         }
     }
 
+    /// A tensor of f32 from its bytes in the file.
+    fn finite(&self, name: &str, bytes: &[u8], dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let tensor = Tensor::from_raw_buffer(bytes, dtype, shape, &self.device)?.to_dtype(DType::F32)?;
+        // A sum of squares is finite only if every number is.
+        if !tensor.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+            return Err(self.error(format!("'{name}' holds numbers that are not finite")));
+        }
+        Ok(tensor)
+    }
+
     fn error(&self, reason: impl Into<String>) -> Error {
         Error::model(self.index.path(), reason)
     }
@@ -118,6 +128,29 @@ impl<'a> Vars<'a> {
     /// # Errors
     /// [`Error::Model`] when it is missing, was taken before, has another shape or holds numbers that are not finite.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let (name, entry, dtype) = self.take(name, shape)?;
+        self.weights.finite(&name, &self.weights.index.read(entry)?, dtype, shape)
+    }
+
+    /// Takes only some rows of a tensor of two axes, which are read one by one.
+    ///
+    /// # Errors
+    /// As of [`Vars::tensor`]; [`Error::Model`] when there is no such row.
+    pub fn rows(&self, name: &str, shape: &[usize; 2], rows: &[u32]) -> Result<Tensor> {
+        let (name, entry, dtype) = self.take(name, shape)?;
+        let length = dtype.size_in_bytes() * shape[1];
+        let mut bytes = Vec::with_capacity(length * rows.len());
+        for &row in rows {
+            if row as usize >= shape[0] {
+                return Err(self.weights.error(format!("'{name}' has no row {row}")));
+            }
+            bytes.extend(self.weights.index.read_part(entry, u64::from(row) * length as u64, length)?);
+        }
+        self.weights.finite(&name, &bytes, dtype, &[rows.len(), shape[1]])
+    }
+
+    /// The full name of a tensor, where it lies and what it holds; it cannot be taken again.
+    fn take(&self, name: &str, shape: &[usize]) -> Result<(String, &'a Entry, DType)> {
         let (weights, name) = (self.weights, format!("{}{name}", self.prefix));
         let Some(entry) = weights.index.tensors().get(&name) else {
             return Err(weights.error(format!("'{name}' is missing")));
@@ -136,13 +169,7 @@ impl<'a> Vars<'a> {
             Dtype::F64 => DType::F64,
             other => return Err(weights.error(format!("'{name}' holds {other:?}, not floating-point numbers"))),
         };
-        let bytes = weights.index.read(entry)?;
-        let tensor = Tensor::from_raw_buffer(&bytes, dtype, shape, &weights.device)?.to_dtype(DType::F32)?;
-        // A sum of squares is finite only if every number is.
-        if !tensor.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-            return Err(weights.error(format!("'{name}' holds numbers that are not finite")));
-        }
-        Ok(tensor)
+        Ok((name, entry, dtype))
     }
 
     /// Takes the weight and the bias of a fully connected layer.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{oasis, waypoint};
+use super::{oasis, wan, waypoint};
 use crate::checkpoint::{Index, family};
 use crate::model::config::Config;
 use crate::{Error, Result};
@@ -55,6 +55,24 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
                 gflop_per_frame: files.config.flop_per_frame(files.config.ddim_steps.0) as f64 * 1e-9,
                 fps: oasis::FPS,
                 notice: Some(oasis::NOTICE),
+            })
+        }
+        "wan-causal" => {
+            let files = wan::Files::open(path)?;
+            files.check()?;
+            let (config, [height, width]) = (&files.config, wan::LATENT);
+            let codec = files.codec.as_ref().map_or(0, Index::parameters);
+            let parameters = files.dit.parameters() + codec;
+            let tokens = height * width / (config.side() * config.side());
+            let steps = config.sampler.denoising_step_list.len();
+            let flop = config.flop_per_block(steps, height, width)
+                / (config.sampler.num_frame_per_block * wan::FRAMES_PER_LATENT) as u64;
+            Some(Facts {
+                parameters,
+                bytes: 4 * (parameters as u64 + config.memory_len(tokens)),
+                gflop_per_frame: flop as f64 * 1e-9,
+                fps: wan::FPS,
+                notice: Some(wan::NOTICE),
             })
         }
         "waypoint" => {

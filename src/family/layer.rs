@@ -6,16 +6,16 @@ use candle_core::{CpuStorage, Result as TensorResult, Storage, Tensor, bail};
 
 use crate::kernel::for_each_chunk;
 
-/// Added to the variance in every norm.
-const EPS: f32 = 1e-6;
+/// Added to the variance in layer norms, as most models have it.
+pub const EPS: f32 = 1e-6;
 
 /// The numbers of a tensor.
 pub fn numbers(x: &Tensor) -> TensorResult<Vec<f32>> {
     x.flatten_all()?.to_vec1::<f32>()
 }
 
-/// `layer_norm(x) * scale + shift` of every row of x `[rows, width]`.
-pub fn norm(x: &Tensor, scale: &[f32], shift: &[f32]) -> TensorResult<Tensor> {
+/// `layer_norm(x) * scale + shift` of every row of x `[rows, width]`, with `eps` added to the variance.
+pub fn norm(x: &Tensor, scale: &[f32], shift: &[f32], eps: f32) -> TensorResult<Tensor> {
     let (_, width) = x.dims2()?;
     if scale.len() != width || shift.len() != width {
         bail!("scale and shift do not fit rows of {width}");
@@ -24,7 +24,7 @@ pub fn norm(x: &Tensor, scale: &[f32], shift: &[f32]) -> TensorResult<Tensor> {
     for_each_chunk(&mut out, width, |_, row| {
         let mean = sum(row, |v| v) / width as f32;
         row.iter_mut().for_each(|v| *v -= mean);
-        let factor = 1.0 / (sum(row, |v| v * v) / width as f32 + EPS).sqrt();
+        let factor = 1.0 / (sum(row, |v| v * v) / width as f32 + eps).sqrt();
         for ((v, scale), shift) in row.iter_mut().zip(scale).zip(shift) {
             *v = *v * factor * scale + shift;
         }
@@ -37,6 +37,19 @@ pub fn norm(x: &Tensor, scale: &[f32], shift: &[f32]) -> TensorResult<Tensor> {
 pub fn rms_norm(x: &Tensor) -> TensorResult<Tensor> {
     let mut out = numbers(x)?;
     for_each_chunk(&mut out, x.dim(1)?, |_, row| to_unit_rms(row));
+    Tensor::from_vec(out, x.shape(), x.device())
+}
+
+/// `x / rms(x) * scale` of every row of x `[rows, width]`, with `eps` added to the mean square.
+pub fn rms_scale(x: &Tensor, scale: &[f32], eps: f32) -> TensorResult<Tensor> {
+    let mut out = numbers(x)?;
+    if scale.len() != x.dim(1)? {
+        bail!("a scale does not fit rows of {:?}", x.shape());
+    }
+    for_each_chunk(&mut out, scale.len(), |_, row| {
+        let factor = 1.0 / (sum(row, |v| v * v) / row.len() as f32 + eps).sqrt();
+        row.iter_mut().zip(scale).for_each(|(v, scale)| *v *= factor * scale);
+    });
     Tensor::from_vec(out, x.shape(), x.device())
 }
 
@@ -61,7 +74,7 @@ fn to_unit_rms(row: &mut [f32]) {
 }
 
 /// The numbers from `from` to `to` in even steps, to the bit as PyTorch's `linspace` has them.
-fn linspace(from: f32, to: f32, count: usize, i: usize) -> f32 {
+pub fn linspace(from: f32, to: f32, count: usize, i: usize) -> f32 {
     let step = (to - from) / (count.max(2) - 1) as f32;
     if count == 1 || i < count / 2 { step.mul_add(i as f32, from) } else { (-step).mul_add((count - 1 - i) as f32, to) }
 }
@@ -144,6 +157,13 @@ impl Turns {
             }
             self.turn(token, heads);
         });
+        Tensor::from_vec(out, x.shape(), x.device())
+    }
+
+    /// Heads `[tokens, width]`, turned.
+    pub fn apply(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let mut out = numbers(x)?;
+        for_each_chunk(&mut out, x.dim(1)?, |token, heads| self.turn(token, heads));
         Tensor::from_vec(out, x.shape(), x.device())
     }
 
@@ -230,10 +250,10 @@ mod tests {
     fn norms_match_stock_candle() {
         let x = ((random(&[7, 37]) * 3.0).unwrap() + 5.0).unwrap();
         let (scale, shift) = (random(&[37]), random(&[37]));
-        let ours = norm(&x, &numbers(&scale).unwrap(), &numbers(&shift).unwrap()).unwrap();
+        let ours = norm(&x, &numbers(&scale).unwrap(), &numbers(&shift).unwrap(), EPS).unwrap();
         let stock = candle_nn::ops::layer_norm_slow(&x, &scale, &shift, EPS).unwrap();
         assert!(worst(&ours, &stock) < 1e-5);
-        assert!(norm(&x, &[1.0], &[0.0]).is_err());
+        assert!(norm(&x, &[1.0], &[0.0], EPS).is_err());
     }
 
     #[test]

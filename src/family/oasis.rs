@@ -82,7 +82,7 @@ impl Files {
             }
             None => Config::default(),
         };
-        let [dit, vae] = find(path, checkpoints(path), [DIT_KEY, VAE_KEY])?;
+        let [dit, vae] = find(path, checkpoints(path), [DIT_KEY, VAE_KEY], Ok)?;
         let missing = |what: &str, key: &str| Error::model(path, format!("no {what} here: no file has '{key}'"));
         let dit = dit.ok_or_else(|| missing("DiT", DIT_KEY))?;
         let vae = vae.ok_or_else(|| missing("autoencoder", VAE_KEY))?;
@@ -94,8 +94,8 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
-        self.dit.check(&self.config.dit.layout(), "dit in config.json", IGNORED)?;
-        self.vae.check(&self.config.vae.layout(), "vae in config.json", IGNORED)
+        self.dit.check(&self.config.dit.layout(), "dit in config.json", &[IGNORED])?;
+        self.vae.check(&self.config.vae.layout(), "vae in config.json", &[IGNORED])
     }
 
     fn sha256(&self) -> Result<String> {

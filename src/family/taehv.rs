@@ -5,6 +5,7 @@
 //! layer widths, temporal scales and the variant of the decoder are read from the shapes of the tensors.
 
 mod block;
+pub mod picture;
 
 use std::fs;
 use std::path::Path;
@@ -23,6 +24,8 @@ use block::{Builder, Network, Past, shuffle, unshuffle};
 const STAGES: usize = 3;
 /// Layers of the longest decoder.
 const MAX_LAYERS: i64 = 64;
+/// Operations of the published decoders for one cell of a latent.
+pub const DECODE_FLOP: u64 = 90_000_000;
 /// A larger patch is a mistake.
 const MAX_PATCH: usize = 16;
 

@@ -5,6 +5,8 @@
 pub mod dream;
 pub mod oasis;
 mod taehv;
+mod umt5;
+mod wan;
 mod waypoint;
 
 use std::path::Path;
@@ -68,6 +70,8 @@ pub fn verify(folder: &Path) -> Result<Vec<Stage>> {
         "dream" => dream::Fixture::load(folder)?.stages(),
         "oasis" => oasis::Fixture::load(folder, &Device::Cpu)?.stages(),
         "taehv" => taehv::stages(folder, &Device::Cpu),
+        "umt5" => umt5::stages(folder),
+        "wan-causal" => wan::stages(folder, &Device::Cpu),
         "waypoint" => waypoint::stages(folder, &Device::Cpu),
         other => Err(unknown_family(folder, other)),
     }

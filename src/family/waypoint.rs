@@ -17,7 +17,8 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
-use super::taehv::{DecoderMemory, Taehv};
+use super::taehv::picture::{frame, picture};
+use super::taehv::{DECODE_FLOP, DecoderMemory, Taehv};
 use crate::checkpoint::{Index, Weights, checkpoints, find, sha256};
 use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
@@ -34,8 +35,6 @@ pub const NOTICE: &str = "waypoint is a model of Overworld; its licence is told 
 pub const DIT_KEY: &str = "denoise_step_emb.mlp.fc1.weight";
 /// A tensor that only the codec has.
 const CODEC_KEY: &str = "encoder.0.weight";
-/// Operations of the published decoder for one cell of a latent.
-const DECODE_FLOP: u64 = 90_000_000;
 
 /// The transformer.
 pub struct Networks {
@@ -72,7 +71,7 @@ impl Files {
         if beside.is_dir() {
             files.extend(checkpoints(&beside));
         }
-        let [dit, codec] = find(path, files, [DIT_KEY, CODEC_KEY])?;
+        let [dit, codec] = find(path, files, [DIT_KEY, CODEC_KEY], Ok)?;
         let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
         Ok(Self { config, config_path, names: Names::of(&dit), dit, codec })
     }
@@ -82,7 +81,7 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
-        self.dit.check(&layout(&self.config, self.names), "the config", IGNORED)
+        self.dit.check(&layout(&self.config, self.names), "the config", &[IGNORED])
     }
 }
 
@@ -211,16 +210,7 @@ impl WaypointRollout {
                 controls.len()
             )));
         }
-        let picture = |frame: &Frame| {
-            if frame.size != size || frame.rgb.len() != size.pixels() * 3 {
-                return Err(Error::input(format!("a frame is {}, not {size}", frame.size)));
-            }
-            let values: Vec<_> = frame.rgb.iter().map(|&byte| f32::from(byte) / 255.0).collect();
-            Ok(Tensor::from_vec(values, (size.height, size.width, 3), &Device::Cpu)?
-                .permute((2, 0, 1))?
-                .contiguous()?)
-        };
-        let pictures = frames.iter().map(picture).collect::<Result<Vec<_>>>()?;
+        let pictures = frames.iter().map(|frame| picture(frame, size)).collect::<Result<Vec<_>>>()?;
         self.model.codec.encode(&Tensor::stack(&pictures, 0)?)
     }
 
@@ -230,13 +220,7 @@ impl WaypointRollout {
         for _ in memory.latents(codec)..codec.frames_per_latent() - 1 {
             codec.decode_next(latent, memory)?;
         }
-        codec.decode_next(latent, memory)?.iter().map(|picture| self.frame(picture)).collect()
-    }
-
-    fn frame(&self, picture: &Tensor) -> Result<Frame> {
-        let values = picture.permute((1, 2, 0))?.contiguous()?.flatten_all()?.to_vec1::<f32>()?;
-        let rgb = values.into_iter().map(|value| (value * 255.0 + 0.5) as u8).collect();
-        Ok(Frame { size: self.model.info.default_size, rgb })
+        codec.decode_next(latent, memory)?.iter().map(frame).collect()
     }
 
     fn action(&self, controls: &[Controls]) -> Vec<f32> {

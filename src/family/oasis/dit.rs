@@ -6,7 +6,7 @@ use super::config::DitConfig;
 use super::schedule::CONTEXT_LEVEL;
 use crate::Result;
 use crate::checkpoint::Vars;
-use crate::family::layer::{Turns, attend_in_time, norm, numbers};
+use crate::family::layer::{EPS, Turns, attend_in_time, norm, numbers};
 use crate::kernel::{Activation, KeyValues, Linear, activate, attention};
 
 const LEVEL_DIM: usize = DitConfig::LEVEL_DIM;
@@ -115,7 +115,7 @@ impl DiT {
     pub fn forward(&self, x: &Tensor, by: &Modulation, position: u64, past: &[Seen]) -> Result<Tensor> {
         let x = self.blocks(x, by, position, past, None)?;
         let [shift, scale] = &by.last;
-        Ok(self.head.forward(&norm(&x, &numbers(scale)?, &numbers(shift)?)?, Activation::None)?)
+        Ok(self.head.forward(&norm(&x, &numbers(scale)?, &numbers(shift)?, EPS)?, Activation::None)?)
     }
 
     /// What later frames see of a frame x `[tokens, patch]` at `position`, after the frames `past`.
@@ -160,14 +160,14 @@ impl DiT {
 impl Half {
     /// Queries, keys and values.
     fn heads(&self, x: &Tensor, by: &[Vector; 6], turns: &Turns) -> Result<[Tensor; 3]> {
-        let h = norm(x, &numbers(&by[1])?, &numbers(&by[0])?)?;
+        let h = norm(x, &numbers(&by[1])?, &numbers(&by[0])?, EPS)?;
         Ok(turns.split(&self.qkv.forward(&h, Activation::None)?)?)
     }
 
     /// What is after the attention.
     fn finish(&self, x: &Tensor, attended: &Tensor, by: &[Vector; 6]) -> Result<Tensor> {
         let x = self.out.forward_residual(attended, x, &by[2])?;
-        let h = norm(&x, &numbers(&by[4])?, &numbers(&by[3])?)?;
+        let h = norm(&x, &numbers(&by[4])?, &numbers(&by[3])?, EPS)?;
         let h = self.fc1.forward(&h, Activation::Gelu)?;
         Ok(self.fc2.forward_residual(&h, &x, &by[5])?)
     }

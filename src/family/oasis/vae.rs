@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::config::{VaeConfig, mlp};
 use crate::Result;
 use crate::checkpoint::Vars;
-use crate::family::layer::{Turns, norm, numbers};
+use crate::family::layer::{EPS, Turns, norm, numbers};
 use crate::kernel::{Activation, KeyValues, Linear, attention};
 
 /// Latents are this much smaller for the DiT than for the autoencoder.
@@ -130,6 +130,6 @@ impl Tower {
 
 impl Norm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(norm(x, &self.scale, &self.shift)?)
+        Ok(norm(x, &self.scale, &self.shift, EPS)?)
     }
 }

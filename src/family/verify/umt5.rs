@@ -1,0 +1,29 @@
+//! The embeddings `text_embeds` of the tokens `ids`.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device};
+
+use super::{PASS, Stage};
+use crate::checkpoint::Weights;
+use crate::family::umt5::{Config, Umt5};
+use crate::{Error, Result};
+
+/// Encodes the text.
+pub fn stages(folder: &Path) -> Result<Vec<Stage>> {
+    let path = folder.join("config.json");
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let config: Config = serde_json::from_str(&text).map_err(|e| Error::model(&path, e.to_string()))?;
+    config.check().map_err(|reason| Error::model(&path, reason))?;
+    let encoder = Umt5::open(&folder.join("weights.safetensors"), &config)?;
+    let case = Weights::open(folder.join("case.safetensors"), &Device::Cpu)?;
+    let vars = case.vars();
+    let count = vars.shape("ids")?.first().copied().unwrap_or(0);
+    let ids = vars.tensor("ids", &[count])?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+    let expected = vars.tensor("text_embeds", &[count, config.d_model])?;
+    case.finish()?;
+    let mut stage = Stage::new("encoding", PASS);
+    stage.compare(&encoder.encode(&ids)?, &expected)?;
+    Ok(vec![stage])
+}

@@ -1,0 +1,345 @@
+//! Causal Wan 2.1 and its text encoder against their reference implementations on small random weights, and their layouts
+//! at the published size.
+//!
+//! `tests/fixtures/{wan,wan_window,wan_longlive,umt5}` are written by `train/fixtures/wan.py`. Published weights have never
+//! been run here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use bevy_dream::checkpoint::{self, DeviceChoice, Index, Weights};
+use bevy_dream::family::umt5;
+use bevy_dream::family::verify::{Stage, verify};
+use bevy_dream::family::wan::{Files, Networks, World, published_layout};
+use bevy_dream::model::WorldModel;
+use bevy_dream::simulate::{Session, SessionOptions, Snapshot};
+use bevy_dream::{Controls, Frame, FrameSize};
+use candle_core::{DType, Device, Tensor, safetensors};
+use tempfile::TempDir;
+
+#[path = "support/fixture.rs"]
+mod support;
+use support::{changed, copy, fixture, reason};
+
+type Tensors = HashMap<String, Tensor>;
+
+/// A copy of a fixture with a part of its config replaced.
+fn configured(name: &str, part: &str, other: &str) -> TempDir {
+    let folder = copy(name);
+    let path = folder.path().join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(part), "{part}");
+    fs::write(path, text.replacen(part, other, 1)).unwrap();
+    folder
+}
+
+fn passes(folder: &Path) -> bool {
+    verify(folder).unwrap().iter().all(Stage::passed)
+}
+
+fn renamed(name: &str, rename: impl Fn(&str) -> String) -> TempDir {
+    changed(name, "weights.safetensors", |tensors| {
+        *tensors = tensors.drain().map(|(name, tensor)| (rename(&name), tensor)).collect();
+    })
+}
+
+fn replaced(name: &str, parts: &[(&str, &str)]) -> String {
+    parts.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+}
+
+/// As diffusers spells the tensors.
+fn diffusers(name: &str) -> String {
+    match name {
+        "head.modulation" => return "scale_shift_table".into(),
+        _ if name.starts_with("head.head") => return name.replace("head.head", "proj_out"),
+        _ => {}
+    }
+    let layers: &[_] = &[("self_attn", "attn1"), ("cross_attn", "attn2"), (".q.", ".to_q."), (".k.", ".to_k.")];
+    let others: &[_] = &[(".v.", ".to_v."), (".o.", ".to_out.0."), ("ffn.0", "ffn.net.0.proj"), ("ffn.2", "ffn.net.2")];
+    let tables: &[_] = &[
+        ("norm3", "norm2"),
+        ("modulation", "scale_shift_table"),
+        ("time_projection.1", "condition_embedder.time_proj"),
+        ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+        ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+        ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+        ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+    ];
+    replaced(name, &[layers, others, tables].concat())
+}
+
+/// As the authors of Wan spell the text encoder.
+fn wan_t5(name: &str) -> String {
+    replaced(
+        name,
+        &[
+            ("encoder.final_layer_norm", "norm"),
+            ("shared", "token_embedding"),
+            ("encoder.block", "blocks"),
+            ("layer.0.SelfAttention.relative_attention_bias", "pos_embedding.embedding"),
+            ("layer.0.SelfAttention", "attn"),
+            ("layer.0.layer_norm", "norm1"),
+            ("layer.1.layer_norm", "norm2"),
+            ("layer.1.DenseReluDense.wi_0", "ffn.gate.0"),
+            ("layer.1.DenseReluDense.wi_1", "ffn.fc1"),
+            ("layer.1.DenseReluDense.wo", "ffn.fc2"),
+        ],
+    )
+}
+
+#[test]
+fn matches_the_references_in_all_spellings() {
+    for name in ["wan", "wan_window", "wan_longlive", "umt5"] {
+        let stages = verify(&fixture(name)).unwrap();
+        assert!(stages.iter().all(Stage::passed), "{name}: {stages:?}");
+    }
+    assert!(passes(renamed("wan", |name| format!("model._fsdp_wrapped_module.{name}")).path()));
+    assert!(passes(renamed("wan_longlive", diffusers).path()));
+    assert!(passes(renamed("umt5", wan_t5).path()));
+    assert!(passes(
+        changed("wan", "case.safetensors", |case| {
+            let joined = case["latents"].flatten(0, 1).unwrap();
+            case.insert("latents".into(), joined);
+        })
+        .path()
+    ));
+}
+
+#[test]
+fn wrong_weights_memories_and_noise_fail() {
+    let swap = |fixture: &str, a: &str, b: &str| {
+        changed(fixture, "weights.safetensors", |tensors| {
+            let (x, y) = (tensors[a].clone(), tensors[b].clone());
+            tensors.extend([(a.to_owned(), y), (b.to_owned(), x)]);
+        })
+    };
+    assert!(!passes(swap("wan", "blocks.1.self_attn.q.weight", "blocks.1.self_attn.k.weight").path()));
+    assert!(!passes(swap("wan", "blocks.1.self_attn.q.weight", "blocks.1.cross_attn.q.weight").path()));
+    // Two layers would share one bias in any other T5.
+    let bias = |i| format!("encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight");
+    assert!(!passes(swap("umt5", &bias(0), &bias(1)).path()));
+    // Shift and scale exchanged.
+    assert!(!passes(
+        changed("wan", "weights.safetensors", |tensors| {
+            let rows = tensors["blocks.0.modulation"].clone();
+            let row = |i| rows.narrow(1, i, 1).unwrap();
+            let order = [row(1), row(0), row(2), row(3), row(4), row(5)];
+            tensors.insert("blocks.0.modulation".into(), Tensor::cat(&order, 1).unwrap());
+        })
+        .path()
+    ));
+    for (name, part, other) in [
+        ("wan", "\"timestep_shift\": 5.0", "\"timestep_shift\": 4.9"),
+        ("wan", "\"warp_denoising_step\": true", "\"warp_denoising_step\": false"),
+        ("wan", "\"local_attn_size\": -1", "\"local_attn_size\": 9"),
+        ("wan", "\"text_len\": 9", "\"text_len\": 8"),
+        ("wan_window", "\"sink_size\": 1", "\"sink_size\": 0"),
+        ("wan_window", "\"local_attn_size\": 7", "\"local_attn_size\": 8"),
+        ("wan_window", "\"context_noise\": 100", "\"context_noise\": 0"),
+        ("wan_longlive", "\"global_sink\": true", "\"global_sink\": false"),
+        ("wan_longlive", "\"sink_size\": 3", "\"sink_size\": 2"),
+    ] {
+        assert!(!passes(configured(name, part, other).path()), "{name} with {other}");
+    }
+    assert!(!passes(
+        changed("wan", "case.safetensors", |case| _ = case.remove("renoise").map(|renoise| {
+            let order: Vec<_> = [1, 0, 2].iter().map(|&i| renoise.narrow(1, i, 1).unwrap()).collect();
+            case.insert("renoise".into(), Tensor::cat(&order, 1).unwrap())
+        }))
+        .path()
+    ));
+}
+
+/// How far the rollout of the fixture `wan` is from the reference, relative to its largest value, after `disturb` has seen
+/// the world of every finished block in place of its commit.
+fn error_of(disturb: impl Fn(&mut World, &Tensor)) -> f32 {
+    let networks = Networks::load(Files::open(&fixture("wan")).unwrap(), &Device::Cpu).unwrap();
+    let case = safetensors::load(fixture("wan/case.safetensors"), &Device::Cpu).unwrap();
+    let mut world = World::new(Arc::new(networks), 6, 10).unwrap();
+    world.set_text(&case["text_embeds"]).unwrap();
+    let largest = |t: Tensor| t.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    let mut worst = 0f32;
+    for chunk in 0..4 {
+        let renoise = case["renoise"].get(chunk).unwrap();
+        let ours = world.step(&case["noise"].get(chunk).unwrap(), |step| Ok(renoise.get(step - 1)?)).unwrap();
+        disturb(&mut world, &ours);
+        worst = worst.max(largest((ours - case["latents"].get(chunk).unwrap()).unwrap()));
+    }
+    worst / largest(case["latents"].clone())
+}
+
+#[test]
+fn a_dropped_or_shifted_commit_fails() {
+    assert!(error_of(|world, _| world.commit().unwrap()) < 1e-5);
+    assert!(error_of(|_, _| {}) > 1e-3, "nothing is remembered");
+    let shifted = error_of(|world, latents| {
+        world.commit().unwrap();
+        world.observe(&latents.narrow(0, 2, 1).unwrap()).unwrap();
+    });
+    assert!(shifted > 1e-3, "later frames stand one place on");
+}
+
+#[test]
+fn bad_files_are_one_clear_line() {
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    for (file, name, tensor, expected) in [
+        ("weights.safetensors", "head.modulation", None, "'head.modulation' is missing"),
+        ("weights.safetensors", "head.head.bias", Some((zeros(&[16]) / 0.0).unwrap()), "numbers that are not finite"),
+        ("weights.safetensors", "head.head.bias", Some(zeros(&[5])), "the config makes it [16]"),
+        ("weights.safetensors", "mystery", Some(zeros(&[1])), "'mystery' has no place"),
+        ("weights.safetensors", "model.head.head.bias", Some(zeros(&[16])), "in another spelling"),
+        ("weights.safetensors", "time_projection.1.weight", None, "no DiT here"),
+        ("case.safetensors", "noise", Some(zeros(&[0, 3, 4, 6, 10])), "none to compare"),
+        ("case.safetensors", "noise", Some(zeros(&[3, 4, 6, 10])), "'noise' has the shape"),
+        ("case.safetensors", "noise", Some(zeros(&[4, 3, 4, 5, 10])), "'renoise' has the shape"),
+        ("case.safetensors", "text_embeds", Some(zeros(&[10, 12])), "at most [9, 12] are read"),
+        ("case.safetensors", "text_embeds", Some(zeros(&[4, 13])), "'text_embeds' has the shape [4, 13]"),
+    ] {
+        let folder = changed("wan", file, |tensors| match tensor {
+            Some(tensor) => drop(tensors.insert(name.into(), tensor)),
+            None => drop(tensors.remove(name)),
+        });
+        assert!(reason(&folder).contains(expected), "{name}: {}", reason(&folder));
+    }
+    for (fixture, part, other, expected) in [
+        ("wan", "\"num_layers\": 2", "\"num_layers\": 1000000000", "num_layers is 1000000000"),
+        ("wan", "\"num_layers\": 2", "\"num_layers\": 3", "is missing"),
+        ("umt5", "\"num_layers\": 3", "\"num_layers\": 1000000000", "num_layers is 1000000000"),
+        ("umt5", "\"vocab_size\": 50", "\"vocab_size\": 51", "text_encoder in the config makes it [51, 24]"),
+    ] {
+        let folder = configured(fixture, part, other);
+        assert!(reason(&folder).contains(expected), "{other}: {}", reason(&folder));
+    }
+    let unknown = changed("umt5", "case.safetensors", |case| {
+        let ids = case["ids"].affine(1.0, 50.0).unwrap();
+        case.insert("ids".into(), ids);
+    });
+    assert!(reason(&unknown).contains("one token or more below 50"));
+    for (name, expected) in [("wan", "no codec here"), ("umt5", "no world of its own")] {
+        let error = checkpoint::load(fixture(name), DeviceChoice::Cpu).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn asks_for_exactly_the_published_layouts() {
+    let read = |name: &str| -> BTreeMap<String, Vec<usize>> {
+        serde_json::from_str(&fs::read_to_string(fixture(name)).unwrap()).unwrap()
+    };
+    let count = |layout: &BTreeMap<String, Vec<usize>>| layout.values().map(|s| s.iter().product::<usize>()).sum();
+    let (dit, text) = (read("wan/wan2.1-1.3b.json"), read("umt5/umt5-xxl.json"));
+    let sizes: [usize; 2] = [count(&dit), count(&text)];
+    assert_eq!(sizes.map(|size| size / 1_000_000), [1418, 5680]);
+    assert_eq!(published_layout("{}").unwrap(), dit);
+    let config = umt5::Config::default();
+    assert_eq!(config.layout(), text);
+    let buckets: Vec<usize> = serde_json::from_str(&fs::read_to_string(fixture("umt5/buckets.json")).unwrap()).unwrap();
+    assert_eq!((0..512).map(|steps| config.bucket(-steps)).collect::<Vec<_>>(), buckets);
+}
+
+/// A folder with a world, a codec for its latents, and what a text encoder would have made of two prompts.
+fn playable() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "weights.safetensors"] {
+        fs::copy(fixture("wan_longlive").join(file), folder.path().join(file)).unwrap();
+    }
+    let codec = safetensors::load(fixture("taehv/weights.safetensors"), &Device::Cpu).unwrap();
+    let cut = |(name, tensor): (String, Tensor)| {
+        let tensor = match name.as_str() {
+            // One channel less than the codec was made for.
+            "encoder.17.weight" | "encoder.17.bias" => tensor.narrow(0, 0, 4).unwrap(),
+            "decoder.1.weight" => tensor.narrow(1, 0, 4).unwrap(),
+            _ => tensor,
+        };
+        (name, tensor.contiguous().unwrap())
+    };
+    let codec: Tensors = codec.into_iter().map(cut).collect();
+    safetensors::save(&codec, folder.path().join("taew2_1.safetensors")).unwrap();
+    folder
+}
+
+/// Puts a text encoder of three words beside a world.
+fn add_text_encoder(folder: &Path) {
+    let narrow = |(name, tensor): (String, Tensor)| {
+        // The world reads 12 numbers a word.
+        let cut = |tensor: &Tensor, axis| tensor.narrow(axis, 0, 12).unwrap();
+        let tensor = match name.as_str() {
+            name if name.ends_with("norm.weight") => cut(&tensor, 0),
+            name if [".o.weight", ".wo.weight"].iter().any(|end| name.ends_with(end)) => cut(&tensor, 0),
+            name if name.contains("bias") => tensor,
+            _ => cut(&tensor, 1),
+        };
+        (name, tensor.contiguous().unwrap())
+    };
+    let weights = safetensors::load(fixture("umt5/weights.safetensors"), &Device::Cpu).unwrap();
+    let weights: Tensors = weights.into_iter().map(narrow).collect();
+    safetensors::save(&weights, folder.join("umt5.safetensors")).unwrap();
+    let config = folder.join("config.json");
+    let text = fs::read_to_string(fixture("umt5/config.json")).unwrap().replace("\"d_model\": 24", "\"d_model\": 12");
+    let mut whole: serde_json::Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    whole["text_encoder"] = serde_json::from_str(&text).unwrap();
+    fs::write(config, whole.to_string()).unwrap();
+    let tokenizer = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": {"a": 1, "red": 2, "blue": 3, "?": 0}, "unk_token": "?"}}"#;
+    fs::write(folder.join("tokenizer.json"), tokenizer).unwrap();
+}
+
+fn session(model: &Arc<dyn WorldModel>, prompt: &str) -> Session {
+    let size = FrameSize::new(96, 64);
+    let start = Some(Frame { size, rgb: vec![90; size.pixels() * 3] });
+    let options =
+        SessionOptions { seed: 5, size: Some(size), prompt: prompt.into(), start, ..SessionOptions::default() };
+    Session::new(Arc::clone(model), options).unwrap()
+}
+
+fn watch(session: &mut Session, chunks: usize) -> Vec<Frame> {
+    (0..chunks).flat_map(|_| session.step(&[Controls::default(); 12]).unwrap().frames).collect()
+}
+
+#[test]
+fn a_world_can_be_prompted_saved_and_restored() {
+    let folder = playable();
+    add_text_encoder(folder.path());
+    let model = checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
+    let info = model.info();
+    assert_eq!((info.family.as_str(), info.frames_per_chunk, info.size_multiple), ("wan-causal", 12, 32));
+    assert!(Arc::clone(&model).open(FrameSize::new(100, 64)).is_err());
+    let mut world = session(&model, "a red");
+    let first = watch(&mut world, 2);
+    assert_eq!(first.len(), 24);
+    assert_eq!(first, watch(&mut session(&model, "a  red "), 2));
+    assert_ne!(first, watch(&mut session(&model, "a blue"), 2));
+
+    world.set_prompt("a blue").unwrap();
+    let moment = world.snapshot().unwrap();
+    let save = folder.path().join("a.dream");
+    moment.save(&save, info).unwrap();
+    let ahead = watch(&mut world, 2);
+    world.restore(&moment).unwrap();
+    assert_eq!(watch(&mut world, 2), ahead);
+    let mut other = session(&model, "a red");
+    other.restore(&Snapshot::load(&save, info).unwrap()).unwrap();
+    assert_eq!(watch(&mut other, 2), ahead);
+
+    // What has been read once needs no encoder.
+    fs::remove_file(folder.path().join("umt5.safetensors")).unwrap();
+    let model = checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
+    assert_eq!(watch(&mut session(&model, "a red"), 2), first);
+    let size = Some(FrameSize::new(96, 64));
+    let unread = SessionOptions { size, prompt: "red".into(), ..SessionOptions::default() };
+    let unread = Session::new(model, unread).err().unwrap().to_string();
+    assert!(unread.contains("no umT5 here"), "{unread}");
+}
+
+#[test]
+fn known_by_its_tensors() {
+    let folder = copy("wan");
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    assert_eq!(checkpoint::family(folder.path()).unwrap(), "wan-causal");
+    let index = Index::open(folder.path().join("weights.safetensors")).unwrap();
+    let weights = Weights::new(index, &Device::Cpu);
+    assert!(weights.vars().rows("time_projection.1.bias", &[240, 1], &[0]).is_err());
+}
