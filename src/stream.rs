@@ -31,11 +31,11 @@ mod worker;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryIter, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 pub use input::Input;
 pub use playout::{ChunkInfo, TimedFrame};
@@ -122,7 +122,9 @@ pub enum Event {
 /// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present chunk.
 pub struct Stream {
     commands: Sender<Command>,
-    events: Receiver<Event>,
+    /// Counts the commands.
+    sent: AtomicU64,
+    events: Receiver<(u64, Event)>,
     playout: Playout,
     input: Arc<Input>,
     thread: JoinHandle<()>,
@@ -145,6 +147,7 @@ impl Stream {
         let world = Arc::new(AtomicU64::new(0));
         let worker = Worker {
             commands: command_inbox,
+            obeyed: 0,
             events: event_outbox,
             chunks: chunk_outbox,
             waiting: chunks.clone(),
@@ -157,7 +160,7 @@ impl Stream {
             .name("dream-model".into())
             .spawn(move || worker.run(load, options.world, options.threads))
             .map_err(|e| Error::Thread(e.to_string()))?;
-        Ok(Self { commands, events, playout: Playout::new(chunks, world), input, thread })
+        Ok(Self { commands, sent: AtomicU64::new(0), events, playout: Playout::new(chunks, world), input, thread })
     }
 
     /// The player's controls.
@@ -265,8 +268,19 @@ impl Stream {
     }
 
     /// What happened since the last call.
-    pub fn events(&self) -> TryIter<'_, Event> {
+    pub fn events(&self) -> impl Iterator<Item = Event> {
+        self.told().map(|(_, event)| event)
+    }
+
+    /// [`Stream::events`], each with the number of commands that were obeyed when it was told: it knows nothing of those
+    /// that were sent later.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (u64, Event)> {
         self.events.try_iter()
+    }
+
+    /// The number of commands that were sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Whether the thread has ended.
@@ -278,7 +292,9 @@ impl Stream {
         self.commands.try_send(command).map_err(|e| match e {
             TrySendError::Full(_) => Error::Thread("too many commands are waiting".into()),
             TrySendError::Disconnected(_) => Error::Thread("it has ended".into()),
-        })
+        })?;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{Error, Result};
 
 impl Dreaming {
     pub(super) fn obey(&mut self, command: Command) {
+        self.worker.obeyed += 1;
         match command {
             Command::NewWorld(options) => self.start_world(*options),
             Command::Pause(paused) => {
@@ -59,8 +60,8 @@ impl Dreaming {
 
     fn begin_film(&mut self, path: &Path) {
         self.end_film();
-        let (model, events) = (Arc::clone(&self.model), self.worker.events.clone());
-        let tell = move |event| drop(events.try_send(event));
+        let (model, events, obeyed) = (Arc::clone(&self.model), self.worker.events.clone(), self.worker.obeyed);
+        let tell = move |event| drop(events.try_send((obeyed, event)));
         let mut film = None;
         let begin = |world: &mut Timeline| {
             film = Some(Film::begin(world, model.info(), path, tell)?);

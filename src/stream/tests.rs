@@ -37,7 +37,7 @@ fn until<T>(mut poll: impl FnMut() -> Option<T>) -> T {
 }
 
 fn next_event(stream: &Stream) -> Event {
-    until(|| stream.events.try_recv().ok())
+    until(|| stream.events().next())
 }
 
 fn next_frame(stream: &mut Stream) -> TimedFrame {
@@ -317,4 +317,19 @@ fn a_saved_world_is_gone_on_with_after_a_restart() {
         _ => None,
     });
     assert!(tick > 10 && until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.world == 2)).tick >= tick);
+}
+
+#[test]
+fn a_prompt_that_follows_a_rewind_is_in_force_afterwards() {
+    let mut stream = start(model(), options("a meadow"));
+    until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 20));
+    stream.rewind(Duration::from_secs(1000)).unwrap();
+    stream.set_prompt("a desert").unwrap();
+    let told = until(|| stream.told().find(|(_, event)| matches!(event, Event::Moved { .. })));
+    assert!(
+        matches!(told, (1, Event::Moved { tick: 0, prompt, .. }) if prompt == "a meadow"),
+        "it knows of one command"
+    );
+    let told = until(|| stream.told().find(|(_, event)| matches!(event, Event::PromptApplied { .. })));
+    assert_eq!((told, stream.sent()), ((2, Event::PromptApplied { prompt: "a desert".into(), tick: 0 }), 2));
 }

@@ -38,7 +38,10 @@ pub(super) enum Command {
 /// The thread's ends of the channels.
 pub(super) struct Worker {
     pub commands: Receiver<Command>,
-    pub events: Sender<Event>,
+    /// Counts the commands that were obeyed.
+    pub obeyed: u64,
+    /// What is told, each with the number of commands obeyed before.
+    pub events: Sender<(u64, Event)>,
     pub chunks: Sender<TimedChunk>,
     /// The other end of `chunks`, to take back what was not shown yet.
     pub waiting: Receiver<TimedChunk>,
@@ -63,7 +66,7 @@ impl Worker {
         let events = self.events.clone();
         // The model's work is guarded where it is done; this is for what else it has, which a user may have written.
         if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| self.serve(load, first, threads))) {
-            events.try_send(Event::Ended(panicked(&*payload).to_string())).ok();
+            events.try_send((0, Event::Ended(panicked(&*payload).to_string()))).ok();
         }
     }
 
@@ -100,7 +103,7 @@ impl Worker {
 
     pub fn tell(&self, event: Event) {
         // A caller that never reads its events misses some; it must not stop the world.
-        self.events.try_send(event).ok();
+        self.events.try_send((self.obeyed, event)).ok();
         self.wake();
     }
 
