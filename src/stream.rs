@@ -119,7 +119,8 @@ pub enum Event {
     Ended(String),
 }
 
-/// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present chunk.
+/// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present chunk, and waits only
+/// for a recording to be complete.
 pub struct Stream {
     commands: Sender<Command>,
     /// Counts the commands.
@@ -127,7 +128,9 @@ pub struct Stream {
     events: Receiver<(u64, Event)>,
     playout: Playout,
     input: Arc<Input>,
-    thread: JoinHandle<()>,
+    /// Held by every recording that is not written yet.
+    films: Arc<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Stream {
@@ -145,6 +148,7 @@ impl Stream {
         let (chunk_outbox, chunks) = crossbeam_channel::bounded(1);
         let input = Arc::new(Input::default());
         let world = Arc::new(AtomicU64::new(0));
+        let films = Arc::new(());
         let worker = Worker {
             commands: command_inbox,
             obeyed: 0,
@@ -155,12 +159,21 @@ impl Stream {
             world: Arc::clone(&world),
             script: options.script,
             wake: options.wake,
+            films: Arc::downgrade(&films),
         };
         let thread = thread::Builder::new()
             .name("dream-model".into())
             .spawn(move || worker.run(load, options.world, options.threads))
             .map_err(|e| Error::Thread(e.to_string()))?;
-        Ok(Self { commands, sent: AtomicU64::new(0), events, playout: Playout::new(chunks, world), input, thread })
+        Ok(Self {
+            commands,
+            sent: AtomicU64::new(0),
+            events,
+            playout: Playout::new(chunks, world),
+            input,
+            films,
+            thread: Some(thread),
+        })
     }
 
     /// The player's controls.
@@ -285,7 +298,7 @@ impl Stream {
 
     /// Whether the thread has ended.
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     fn send(&self, command: Command) -> Result<()> {
@@ -295,6 +308,19 @@ impl Stream {
         })?;
         self.sent.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+impl Drop for Stream {
+    /// The end of the process would cut a recording off.
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.films) > 1
+            && let Some(thread) = self.thread.take()
+        {
+            // A closed mailbox ends the thread.
+            self.commands = crossbeam_channel::bounded(0).0;
+            thread.join().ok();
+        }
     }
 }
 

@@ -4,9 +4,9 @@ use std::any::Any;
 use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
@@ -50,6 +50,8 @@ pub(super) struct Worker {
     pub world: Arc<AtomicU64>,
     pub script: Option<ControlScript>,
     pub wake: Option<Wake>,
+    /// Held by every recording that is not written yet.
+    pub films: Weak<()>,
 }
 
 /// The caller dropped the stream.
@@ -94,6 +96,7 @@ impl Worker {
                     owed: 0,
                     branches: Vec::new(),
                     film: None,
+                    writers: Vec::new(),
                 };
                 dreaming.run(first);
             }
@@ -130,6 +133,8 @@ pub(super) struct Dreaming {
     pub branches: Vec<Range<u64>>,
     /// The recording under way.
     pub film: Option<Film>,
+    /// The threads that write recordings which have ended.
+    pub writers: Vec<JoinHandle<()>>,
 }
 
 impl Dreaming {
@@ -145,6 +150,8 @@ impl Dreaming {
             }
         }
         self.end_film();
+        // One that panicked has nothing more to write.
+        self.writers.into_iter().for_each(|writer| drop(writer.join()));
     }
 
     /// Obeys commands until it is time for the next chunk.
