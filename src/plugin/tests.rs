@@ -183,6 +183,8 @@ fn what_is_refused_is_told_and_put_back() {
     until_heard(&mut app, "started 1");
     change(&mut app, dream, |dream| dream.prompt = " ".into());
     until_heard(&mut app, "error fatal=false the prompt is empty");
+    change(&mut app, dream, |dream| dream.prompt = "x".repeat(10_000));
+    until_heard(&mut app, "10000");
     let settings = Some(Settings { steps: 0, ..FakeModel::default().info.settings });
     change(&mut app, dream, |dream| dream.settings = settings);
     until_heard(&mut app, "error fatal=false steps is 0");
