@@ -48,6 +48,7 @@ mod run;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod wish;
 
 use bevy::prelude::*;
 

@@ -31,11 +31,11 @@ mod worker;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryIter, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 pub use input::Input;
 pub use playout::{ChunkInfo, TimedFrame};
@@ -119,13 +119,18 @@ pub enum Event {
     Ended(String),
 }
 
-/// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present chunk.
+/// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present chunk, and waits only
+/// for a recording to be complete.
 pub struct Stream {
     commands: Sender<Command>,
-    events: Receiver<Event>,
+    /// Counts the commands.
+    sent: AtomicU64,
+    events: Receiver<(u64, Event)>,
     playout: Playout,
     input: Arc<Input>,
-    thread: JoinHandle<()>,
+    /// Held by every recording that is not written yet.
+    films: Arc<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Stream {
@@ -143,8 +148,10 @@ impl Stream {
         let (chunk_outbox, chunks) = crossbeam_channel::bounded(1);
         let input = Arc::new(Input::default());
         let world = Arc::new(AtomicU64::new(0));
+        let films = Arc::new(());
         let worker = Worker {
             commands: command_inbox,
+            obeyed: 0,
             events: event_outbox,
             chunks: chunk_outbox,
             waiting: chunks.clone(),
@@ -152,12 +159,21 @@ impl Stream {
             world: Arc::clone(&world),
             script: options.script,
             wake: options.wake,
+            films: Arc::downgrade(&films),
         };
         let thread = thread::Builder::new()
             .name("dream-model".into())
             .spawn(move || worker.run(load, options.world, options.threads))
             .map_err(|e| Error::Thread(e.to_string()))?;
-        Ok(Self { commands, events, playout: Playout::new(chunks, world), input, thread })
+        Ok(Self {
+            commands,
+            sent: AtomicU64::new(0),
+            events,
+            playout: Playout::new(chunks, world),
+            input,
+            films,
+            thread: Some(thread),
+        })
     }
 
     /// The player's controls.
@@ -265,20 +281,46 @@ impl Stream {
     }
 
     /// What happened since the last call.
-    pub fn events(&self) -> TryIter<'_, Event> {
+    pub fn events(&self) -> impl Iterator<Item = Event> {
+        self.told().map(|(_, event)| event)
+    }
+
+    /// [`Stream::events`], each with the number of commands that were obeyed when it was told: it knows nothing of those
+    /// that were sent later.
+    pub(crate) fn told(&self) -> impl Iterator<Item = (u64, Event)> {
         self.events.try_iter()
+    }
+
+    /// The number of commands that were sent.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Whether the thread has ended.
     pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     fn send(&self, command: Command) -> Result<()> {
         self.commands.try_send(command).map_err(|e| match e {
             TrySendError::Full(_) => Error::Thread("too many commands are waiting".into()),
             TrySendError::Disconnected(_) => Error::Thread("it has ended".into()),
-        })
+        })?;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Stream {
+    /// The end of the process would cut a recording off.
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.films) > 1
+            && let Some(thread) = self.thread.take()
+        {
+            // A closed mailbox ends the thread.
+            self.commands = crossbeam_channel::bounded(0).0;
+            thread.join().ok();
+        }
     }
 }
 

@@ -92,7 +92,8 @@ pub struct DreamRecorded {
 }
 
 /// Trigger it to record a world to a video file, as [`Stream::record`](crate::stream::Stream::record) does.
-/// [`DreamRecorded`] follows when the recording has ended, or a [`DreamError`].
+/// [`DreamRecorded`] follows when the recording has ended, or a [`DreamError`]. It is complete as well when the world or the game
+/// ends; when the disk is full, the video up to there stays.
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
 #[reflect(Debug, Clone, PartialEq)]
 pub struct DreamRecord {

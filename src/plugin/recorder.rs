@@ -4,12 +4,13 @@
 //! # use bevy::prelude::*;
 //! # use bevy_dream::plugin::recorder::{DreamRecorder, DreamRecorderPlugin, DreamTake};
 //! fn setup(mut commands: Commands) {
-//!     commands.spawn((Camera2d, DreamRecorder::new("data/game", UVec2::splat(64))));
+//!     let actions = vec!["forward".into(), "fire".into()];
+//!     commands.spawn((Camera2d, DreamRecorder { actions, ..DreamRecorder::new("data/game", UVec2::splat(64)) }));
 //! }
 //!
 //! /// Twenty times a second.
 //! fn take(keys: Res<ButtonInput<KeyCode>>, recorder: Single<Entity, With<DreamRecorder>>, mut commands: Commands) {
-//!     let action = vec![f32::from(u8::from(keys.pressed(KeyCode::KeyW)))];
+//!     let action = [KeyCode::KeyW, KeyCode::Space].map(|key| f32::from(u8::from(keys.pressed(key)))).into();
 //!     commands.trigger(DreamTake { entity: *recorder, action });
 //! }
 //!
@@ -38,7 +39,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::DreamError;
 use crate::controls::{CONTROL_NAMES, TICKS_PER_SECOND};
 use crate::dataset::{CaptionSet, EpisodeMeta, ShardWriter};
-use crate::{Error, Frame, FrameSize, Result};
+use crate::{Frame, FrameSize, Result};
 
 /// Bytes that the rows of a picture from the graphics card are a multiple of.
 const ROW_ALIGNMENT: usize = 256;
@@ -92,7 +93,8 @@ impl DreamRecorder {
 pub struct DreamTake {
     /// The [`DreamRecorder`].
     pub entity: Entity,
-    /// What led to the frame: the numbers that [`DreamRecorder::actions`] names.
+    /// What led to the frame: the numbers that [`DreamRecorder::actions`] names. With more or fewer the frame is not recorded,
+    /// and a [`DreamError`] tells so.
     pub action: Vec<f32>,
 }
 
@@ -175,10 +177,6 @@ fn write(recorder: &DreamRecorder, inbox: &Receiver<Vec<(Frame, Vec<f32>)>>) -> 
         let texts = Vec::from_iter((!recorder.caption.is_empty()).then(|| recorder.caption.clone()));
         let captions = if texts.is_empty() { vec![] } else { vec![CaptionSet { tick: 0, texts }] };
         let (frames, actions): (Vec<_>, Vec<_>) = episode.into_iter().unzip();
-        let names = recorder.actions.len();
-        if let Some(other) = actions.iter().map(Vec::len).find(|&len| len != names) {
-            return Err(Error::input(format!("an action of {other} numbers was recorded, but {names} are named")));
-        }
         let meta = EpisodeMeta {
             seed: 0,
             width: recorder.size.x as usize,
@@ -197,8 +195,14 @@ fn write(recorder: &DreamRecorder, inbox: &Receiver<Vec<(Frame, Vec<f32>)>>) -> 
     Ok(())
 }
 
-fn take(take: On<DreamTake>, mut recordings: Query<&mut Recording>, mut commands: Commands) {
-    if let Ok(mut recording) = recordings.get_mut(take.entity) {
+fn take(take: On<DreamTake>, mut recordings: Query<(&DreamRecorder, &mut Recording)>, mut commands: Commands) {
+    if let Ok((recorder, mut recording)) = recordings.get_mut(take.entity) {
+        let (given, named) = (take.action.len(), recorder.actions.len());
+        if given != named {
+            let reason = format!("an action of {given} numbers is not recorded: the recorder names {named}");
+            commands.trigger(DreamError { entity: take.entity, reason, fatal: false });
+            return;
+        }
         let shot = Shot { recorder: take.entity, number: recording.shots, action: take.action.clone() };
         recording.shots += 1;
         commands.spawn((shot, Readback::texture(recording.target.clone())));
@@ -225,9 +229,8 @@ fn keep(
     if shot.number < recording.next {
         return;
     }
-    // A picture that did not come, or another kind of action: what follows is no continuation.
-    let goes_on = shot.number == recording.next
-        && recording.episode.first().is_none_or(|(_, action)| action.len() == shot.action.len());
+    // After a picture that did not come, what follows is no continuation.
+    let goes_on = shot.number == recording.next;
     recording.next = shot.number + 1;
     if !goes_on {
         recording.end_episode();
@@ -341,21 +344,64 @@ mod tests {
         assert_eq!(episodes(folder.path()).iter().map(|e| e.frames.len()).collect::<Vec<_>>(), [2, 1]);
     }
 
-    #[test]
-    fn a_folder_that_cannot_be_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        fs::write(&file, "").unwrap();
+    /// What the last error said.
+    #[derive(Resource, Default)]
+    struct Told(String);
+
+    fn telling_app() -> App {
         let mut app = app();
-        let told = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
-        let tell = told.clone();
-        app.add_observer(move |error: On<DreamError>| tell.lock().unwrap().clone_from(&error.reason));
-        let entity = app.world_mut().spawn(DreamRecorder::new(file.join("data"), SIZE)).id();
+        app.init_resource::<Told>();
+        app.add_observer(|error: On<DreamError>, mut told: ResMut<Told>| told.0.clone_from(&error.reason));
+        app
+    }
+
+    /// Waits until the recorder gives up; what it told.
+    fn given_up(mut app: App, entity: Entity) -> String {
         let start = Instant::now();
         while app.world().get::<DreamRecorder>(entity).is_some() {
             assert!(start.elapsed() < Duration::from_secs(20));
             app.update();
         }
-        assert!(told.lock().unwrap().contains("file"));
+        app.world().resource::<Told>().0.clone()
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let mut app = telling_app();
+        let entity = app.world_mut().spawn(DreamRecorder::new(file.join("data"), SIZE)).id();
+        assert!(given_up(app, entity).contains("file"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn earlier_episodes_stay_when_the_disk_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", folder.path().join("shard-000001.tar.part")).unwrap();
+        let mut app = telling_app();
+        let recorder = DreamRecorder { frames: 2, ..DreamRecorder::new(folder.path(), SIZE) };
+        let entity = app.world_mut().spawn(recorder).id();
+        for _ in 0..4 {
+            take(&mut app, entity, vec![0.0; 8], 1, true);
+        }
+        let told = given_up(app, entity);
+        assert!(told.contains("No space left"), "{told}");
+        assert_eq!(episodes(folder.path()).len(), 1);
+    }
+
+    #[test]
+    fn an_action_of_another_length_is_refused_at_once_and_costs_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut app = telling_app();
+        let entity = app.world_mut().spawn(DreamRecorder::new(folder.path(), SIZE)).id();
+        take(&mut app, entity, vec![0.0; 8], 1, true);
+        app.world_mut().trigger(DreamTake { entity, action: vec![1.0] });
+        app.world_mut().flush();
+        assert!(app.world().resource::<Told>().0.contains("an action of 1 numbers"));
+        take(&mut app, entity, vec![0.0; 8], 1, true);
+        drop(app);
+        assert_eq!(episodes(folder.path()).iter().map(|e| e.frames.len()).collect::<Vec<_>>(), [2]);
     }
 }

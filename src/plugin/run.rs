@@ -8,6 +8,7 @@ use bevy::prelude::*;
 
 use super::component::show_in;
 use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, Taken, measure_chunk};
+use super::wish::Wishes;
 use super::{
     Dream, DreamChunkShown, DreamControls, DreamError, DreamMoved, DreamPhase, DreamPromptApplied, DreamRecorded,
     DreamRecovered, DreamSaved, DreamScreen, DreamScript, DreamStarted, DreamStatus, ModelLoader,
@@ -24,12 +25,10 @@ const RATE_WINDOW: Duration = Duration::from_secs(2);
 #[derive(Component)]
 pub(super) struct Running {
     pub stream: Stream,
-    /// What was last asked of it.
-    asked: Dream,
+    /// What was asked of it.
+    wishes: Wishes,
     /// What was asked when the present world began.
     began: Dream,
-    /// The prompt that was sent last, until the thread tells of it.
-    awaited: Option<String>,
     /// Whether the world stands still.
     paused: bool,
     /// Why there is no world, until there is one again.
@@ -65,7 +64,7 @@ pub(super) fn follow(
         let outcome = match running {
             Some(mut running) if !running.needs_new_thread(dream) => {
                 if let Some(Err(error)) = dream.settings.map(check_settings) {
-                    dream.settings = running.asked.settings;
+                    dream.settings = running.wishes.last().settings;
                     commands.trigger(DreamError { entity, reason: error.to_string(), fatal: false });
                 }
                 running.follow(dream, &mut status)
@@ -122,29 +121,30 @@ pub(super) fn hear(
 ) {
     let _lap = taken.lap();
     for (entity, mut dream, mut status, mut running) in &mut dreams {
-        let (running, dream) = (&mut *running, dream.bypass_change_detection());
-        let finished = running.stream.is_finished();
-        let events: Vec<_> = running.stream.events().collect();
-        for event in events {
+        let Running { stream, wishes, began, paused, failure, shipped, .. } = &mut *running;
+        let wish = dream.bypass_change_detection();
+        let finished = stream.is_finished();
+        for (obeyed, event) in stream.told() {
+            wishes.obey(obeyed);
             match event {
                 Event::Loaded(info) => {
                     status.model = info.name;
                     status.fps = info.fps;
-                    running.shipped = Some(info.settings);
-                    status.settings = running.asked.settings.or(running.shipped);
+                    *shipped = Some(info.settings);
+                    status.settings = wishes.last().settings.or(*shipped);
                 }
                 Event::Started { world, seed, prompt, .. } => {
-                    status.phase = if running.paused { DreamPhase::Paused } else { DreamPhase::Running };
+                    status.phase = if *paused { DreamPhase::Paused } else { DreamPhase::Running };
                     status.world = world;
-                    running.prompt_is(&prompt, dream, &mut status);
-                    running.began.clone_from(&running.asked);
+                    status.prompt.clone_from(&prompt);
+                    began.clone_from(wishes.obeyed());
                     commands.trigger(DreamStarted { entity, world, seed, prompt });
-                    if let Some(reason) = running.failure.take() {
+                    if let Some(reason) = failure.take() {
                         commands.trigger(DreamRecovered { entity, reason });
                     }
                 }
                 Event::Paused(now) => {
-                    running.paused = now;
+                    *paused = now;
                     match status.phase {
                         DreamPhase::Running if now => status.phase = DreamPhase::Paused,
                         DreamPhase::Paused if !now => status.phase = DreamPhase::Running,
@@ -152,17 +152,17 @@ pub(super) fn hear(
                     }
                 }
                 Event::PromptApplied { prompt, tick } => {
-                    running.prompt_is(&prompt, dream, &mut status);
+                    status.prompt.clone_from(&prompt);
+                    wishes.settle(wish, |dream| &mut dream.prompt, &prompt);
                     commands.trigger(DreamPromptApplied { entity, prompt, tick });
                 }
                 Event::Moved { world, tick, prompt, settings } => {
                     status.world = world;
+                    status.prompt.clone_from(&prompt);
                     status.settings = Some(settings);
-                    running.prompt_is(&prompt, dream, &mut status);
-                    let unsent = dream.settings != running.asked.settings;
-                    running.asked.settings = running.asked.settings.map(|_| settings);
-                    if !unsent {
-                        dream.settings = running.asked.settings;
+                    wishes.settle(wish, |dream| &mut dream.prompt, &prompt);
+                    if wishes.last().settings.is_some() {
+                        wishes.settle(wish, |dream| &mut dream.settings, &Some(settings));
                     }
                     commands.trigger(DreamMoved { entity, tick, prompt });
                 }
@@ -172,22 +172,19 @@ pub(super) fn hear(
                 Event::Saved(path) => commands.trigger(DreamSaved { entity, path }),
                 Event::Rejected(reason) => {
                     // Back to what is, lest a refused value spoils the next new world.
-                    running.awaited = None;
-                    let prompt = status.prompt.clone();
-                    running.prompt_is(&prompt, dream, &mut status);
-                    let Running { asked, began, .. } = running;
-                    for wish in [asked, dream] {
-                        (wish.seed, wish.size, wish.start) = (began.seed, began.size, began.start.clone());
-                    }
+                    wishes.settle(wish, |dream| &mut dream.prompt, &status.prompt);
+                    wishes.settle(wish, |dream| &mut dream.seed, &began.seed);
+                    wishes.settle(wish, |dream| &mut dream.size, &began.size);
+                    wishes.settle(wish, |dream| &mut dream.start, &began.start);
                     commands.trigger(DreamError { entity, reason, fatal: false });
                 }
                 Event::Failed(reason) | Event::Ended(reason) => {
-                    end(entity, reason, &mut status, &mut running.failure, &mut commands);
+                    end(entity, reason, &mut status, failure, &mut commands);
                 }
             }
         }
         if finished && !matches!(status.phase, DreamPhase::Failed(_)) {
-            end(entity, "the model thread has ended".into(), &mut status, &mut running.failure, &mut commands);
+            end(entity, "the model thread has ended".into(), &mut status, failure, &mut commands);
         }
     }
 }
@@ -248,12 +245,10 @@ impl Running {
         if dream.paused {
             stream.pause(true)?;
         }
-        let asked = dream.clone();
         Ok(Self {
             stream,
-            began: asked.clone(),
-            asked,
-            awaited: None,
+            began: dream.clone(),
+            wishes: Wishes::new(dream.clone()),
             paused: false,
             failure: None,
             shipped: None,
@@ -264,18 +259,17 @@ impl Running {
 
     /// Whether `dream` cannot be had from this thread.
     fn needs_new_thread(&self, dream: &Dream) -> bool {
-        self.stream.is_finished() || self.asked.model != dream.model || self.asked.threads != dream.threads
+        let asked = self.wishes.last();
+        self.stream.is_finished() || asked.model != dream.model || asked.threads != dream.threads
     }
 
     fn follow(&mut self, dream: &Dream, status: &mut DreamStatus) -> Result<()> {
-        let asked = std::mem::replace(&mut self.asked, dream.clone());
+        let asked = self.wishes.last().clone();
         let failed = matches!(status.phase, DreamPhase::Failed(_));
         if failed || asked.seed != dream.seed || asked.size != dream.size || asked.start != dream.start {
             self.stream.new_world(session_options(dream))?;
-            self.awaited = Some(dream.prompt.clone());
         } else if asked.prompt != dream.prompt {
             self.stream.set_prompt(&dream.prompt)?;
-            self.awaited = Some(dream.prompt.clone());
         }
         if let Some(settings) = dream.settings.or(self.shipped).filter(|_| asked.settings != dream.settings) {
             self.stream.set_settings(settings)?;
@@ -284,20 +278,8 @@ impl Running {
         if asked.paused != dream.paused {
             self.stream.pause(dream.paused)?;
         }
+        self.wishes.ask(dream.clone(), self.stream.sent());
         Ok(())
-    }
-
-    /// The prompt in force. It becomes the one that is wished, unless another was wished since.
-    fn prompt_is(&mut self, prompt: &str, dream: &mut Dream, status: &mut DreamStatus) {
-        status.prompt = prompt.into();
-        self.awaited.take_if(|awaited| awaited == prompt);
-        if self.awaited.is_none() {
-            let unsent = dream.prompt != self.asked.prompt;
-            self.asked.prompt = prompt.into();
-            if !unsent {
-                dream.prompt = prompt.into();
-            }
-        }
     }
 
     /// Notes a frame shown; whether it is the first of its chunk that is.

@@ -183,6 +183,8 @@ fn what_is_refused_is_told_and_put_back() {
     until_heard(&mut app, "started 1");
     change(&mut app, dream, |dream| dream.prompt = " ".into());
     until_heard(&mut app, "error fatal=false the prompt is empty");
+    change(&mut app, dream, |dream| dream.prompt = "x".repeat(10_000));
+    until_heard(&mut app, "10000");
     let settings = Some(Settings { steps: 0, ..FakeModel::default().info.settings });
     change(&mut app, dream, |dream| dream.settings = settings);
     until_heard(&mut app, "error fatal=false steps is 0");
@@ -280,6 +282,29 @@ fn worlds_share_a_model_and_despawning_ends_one() {
     app.world_mut().despawn(first);
     let tick = status(&app, second).tick;
     until_tick(&mut app, second, tick + 4);
+}
+
+/// How a game asks in the moment in which the model thread tells something else: before its wish was sent, or after.
+const MOMENTS: [fn(&mut App); 2] = [
+    // All is told, and heard before the wish is sent.
+    |_| std::thread::sleep(Duration::from_millis(50)),
+    // The wish is sent, and then heard what was told before.
+    |app| app.world_mut().run_schedule(PostUpdate),
+];
+
+#[test]
+fn what_is_refused_puts_back_no_newer_wish() {
+    for moment in MOMENTS {
+        let (mut app, _) = app(FakeModel::fast());
+        let entity = spawn(&mut app);
+        until_tick(&mut app, entity, 2);
+        app.world_mut().trigger(DreamLoad { entity, path: "none".into() });
+        change(&mut app, entity, |dream| dream.seed = 7);
+        moment(&mut app);
+        until_heard(&mut app, "error fatal=false");
+        until_heard(&mut app, "started 2");
+        assert_eq!(app.world().get::<Dream>(entity).unwrap().seed, 7);
+    }
 }
 
 #[test]

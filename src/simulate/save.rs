@@ -191,4 +191,19 @@ mod tests {
         assert!(snapshot.save(&path, &info).is_err());
         Snapshot::load(&path, &info).unwrap();
     }
+
+    #[test]
+    fn a_process_killed_while_saving_leaves_the_old_save_and_nothing_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let info = FakeModel::default().info().clone();
+        let path = folder.path().join("a.dream");
+        session(1).snapshot().unwrap().save(&path, &info).unwrap();
+        let saved = fs::read(&path).unwrap();
+        // What it had written.
+        fs::write(path.with_extension("tmp"), &saved[..saved.len() / 2]).unwrap();
+        assert_eq!(Snapshot::load(&path, &info).unwrap().seed, 1);
+        session(2).snapshot().unwrap().save(&path, &info).unwrap();
+        assert_eq!(Snapshot::load(&path, &info).unwrap().seed, 2);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

@@ -1,11 +1,13 @@
 //! Recording a world while it runs: a video, and beside it what makes the same frames again.
 //!
 //! `walk.gif` is accompanied by `walk.dream`, the [saved](crate::simulate::Snapshot::save) moment at which it begins, and
-//! `walk.replay.jsonl`, the [`Replay`] from there on. The video is written by a thread of its own.
+//! `walk.replay.jsonl`, the [`Replay`] from there on. The video is written by a thread of its own, and what could be written of it
+//! stays when the disk is full.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -27,10 +29,11 @@ pub(super) struct Film {
     header: ReplayHeader,
     script: ControlScript,
     hasher: FrameHasher,
+    writer: JoinHandle<()>,
 }
 
 impl Film {
-    /// Records `world` from now on. How the recording ends is told by `tell`, on another thread.
+    /// Records `world` from now on. How the recording ends is told by `tell`, on another thread, which holds `token` as long.
     ///
     /// # Errors
     /// Those of [`VideoWriter::create`] and of saving the world.
@@ -38,6 +41,7 @@ impl Film {
         world: &mut Timeline,
         model: &ModelInfo,
         path: &Path,
+        token: Option<Arc<()>>,
         tell: impl Fn(Event) + Send + 'static,
     ) -> Result<Self> {
         let size = world.session().size();
@@ -46,12 +50,14 @@ impl Film {
         world.snapshot()?.save(&save, model)?;
         let (notes, inbox) = unbounded();
         let path = path.to_owned();
-        thread::Builder::new()
+        let writer = thread::Builder::new()
             .name("dream-film".into())
-            .spawn(move || match write(video, &inbox, &path) {
-                Ok(true) => tell(Event::Recorded(path)),
-                Ok(false) => {}
-                Err(error) => tell(Event::Rejected(error.to_string())),
+            .spawn(move || {
+                match write(video, &inbox, &path) {
+                    Ok(()) => tell(Event::Recorded(path)),
+                    Err(error) => tell(Event::Rejected(error.to_string())),
+                }
+                drop(token);
             })
             .map_err(|e| Error::Thread(e.to_string()))?;
         let session = world.session();
@@ -66,7 +72,7 @@ impl Film {
             frames: 0,
             frames_sha256: String::new(),
         };
-        Ok(Self { notes, header, script: ControlScript::default(), hasher: FrameHasher::default() })
+        Ok(Self { notes, header, script: ControlScript::default(), hasher: FrameHasher::default(), writer })
     }
 
     /// Notes the controls of a tick, and returns them as far as a replay file can hold them.
@@ -87,29 +93,35 @@ impl Film {
         self.notes.send(Note::Frame(frame.clone())).is_ok()
     }
 
-    /// Ends the recording.
-    pub fn end(self) {
-        let Self { notes, mut header, script, hasher } = self;
+    /// Ends the recording; the thread that still writes it.
+    pub fn end(self) -> JoinHandle<()> {
+        let Self { notes, mut header, script, hasher, writer } = self;
         header.frames_sha256 = hasher.digest();
         // A thread that is gone has told why.
         notes.send(Note::End(Box::new(Replay { header, script }))).ok();
+        writer
     }
 }
 
-/// Writes what comes; whether it came to an end.
-fn write(mut video: VideoWriter, inbox: &Receiver<Note>, path: &Path) -> Result<bool> {
+/// Writes what comes until it ends.
+fn write(mut video: VideoWriter, inbox: &Receiver<Note>, path: &Path) -> Result<()> {
     for note in inbox {
         match note {
-            Note::Frame(frame) => video.push(&frame)?,
+            Note::Frame(frame) => {
+                if let Err(error) = video.push(&frame) {
+                    // What is written stays, as far as the disk holds it.
+                    video.finish().ok();
+                    return Err(error);
+                }
+            }
             Note::End(replay) => {
                 video.finish()?;
                 let beside = beside(path, "replay.jsonl");
-                fs::write(&beside, replay.to_string()).map_err(Error::io(&beside))?;
-                return Ok(true);
+                return fs::write(&beside, replay.to_string()).map_err(Error::io(&beside));
             }
         }
     }
-    Ok(false)
+    video.finish()
 }
 
 /// `walk.gif` and `walk/` are accompanied by `walk.{ending}`.

@@ -16,6 +16,7 @@ use crate::{Error, Result};
 
 impl Dreaming {
     pub(super) fn obey(&mut self, command: Command) {
+        self.worker.obeyed += 1;
         match command {
             Command::NewWorld(options) => self.start_world(*options),
             Command::Pause(paused) => {
@@ -59,11 +60,12 @@ impl Dreaming {
 
     fn begin_film(&mut self, path: &Path) {
         self.end_film();
-        let (model, events) = (Arc::clone(&self.model), self.worker.events.clone());
-        let tell = move |event| drop(events.try_send(event));
+        let (model, events, obeyed) = (Arc::clone(&self.model), self.worker.events.clone(), self.worker.obeyed);
+        let tell = move |event| drop(events.try_send((obeyed, event)));
         let mut film = None;
+        let token = self.worker.films.upgrade();
         let begin = |world: &mut Timeline| {
-            film = Some(Film::begin(world, model.info(), path, tell)?);
+            film = Some(Film::begin(world, model.info(), path, token, tell)?);
             Ok(())
         };
         if self.change(begin) {
@@ -75,7 +77,8 @@ impl Dreaming {
     /// A recording is of one line of one world under the same settings.
     pub(super) fn end_film(&mut self) {
         if let Some(film) = self.film.take() {
-            film.end();
+            self.writers.retain(|writer| !writer.is_finished());
+            self.writers.push(film.end());
             self.worker.tell(Event::Recording(false));
         }
     }

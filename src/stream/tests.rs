@@ -37,7 +37,7 @@ fn until<T>(mut poll: impl FnMut() -> Option<T>) -> T {
 }
 
 fn next_event(stream: &Stream) -> Event {
-    until(|| stream.events.try_recv().ok())
+    until(|| stream.events().next())
 }
 
 fn next_frame(stream: &mut Stream) -> TimedFrame {
@@ -254,6 +254,46 @@ fn a_recording_that_cannot_be_written_is_told_and_the_world_goes_on() {
 }
 
 #[test]
+fn a_recording_is_complete_when_the_stream_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for (name, ended) in [("held", false), ("ended", true)] {
+        let mut stream = start(model(), options("a meadow"));
+        next_frame(&mut stream);
+        stream.record(Some(path(&format!("{name}.gif")))).unwrap();
+        until(|| stream.events().find(|e| *e == Event::Recording(true)));
+        until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 40));
+        if ended {
+            stream.record(None).unwrap();
+            until(|| stream.events().find(|e| *e == Event::Recording(false)));
+        }
+        drop(stream);
+        let replay = std::fs::read_to_string(path(&format!("{name}.replay.jsonl"))).unwrap();
+        assert!(path(&format!("{name}.gif")).exists() && Replay::parse(&replay).unwrap().header.frames > 0);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_recorded_stays_when_the_disk_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let walk = folder.path().join("walk");
+    let mut stream = start(model(), options("a meadow"));
+    next_frame(&mut stream);
+    stream.record(Some(folder.path().join("walk/"))).unwrap();
+    let part = folder.path().join(format!("walk.{}.part", std::process::id()));
+    until(|| part.is_dir().then_some(()));
+    // From some picture on the disk is full.
+    std::os::unix::fs::symlink("/dev/full", part.join("frame-000150.png")).unwrap();
+    until(|| {
+        stream.due_frame(Instant::now());
+        stream.events().find(|e| matches!(e, Event::Rejected(reason) if reason.contains("No space left")))
+    });
+    assert!((0..150).all(|i| crate::video::load_image(walk.join(format!("frame-{i:06}.png"))).is_ok()));
+    next_frame(&mut stream);
+}
+
+#[test]
 fn a_panic_outside_of_the_models_work_is_told() {
     let wake: Wake = Box::new(|| panic!("an injected panic"));
     let stream = start(model(), StreamOptions { wake: Some(wake), ..options("a meadow") });
@@ -317,4 +357,19 @@ fn a_saved_world_is_gone_on_with_after_a_restart() {
         _ => None,
     });
     assert!(tick > 10 && until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.world == 2)).tick >= tick);
+}
+
+#[test]
+fn a_prompt_that_follows_a_rewind_is_in_force_afterwards() {
+    let mut stream = start(model(), options("a meadow"));
+    until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 20));
+    stream.rewind(Duration::from_secs(1000)).unwrap();
+    stream.set_prompt("a desert").unwrap();
+    let told = until(|| stream.told().find(|(_, event)| matches!(event, Event::Moved { .. })));
+    assert!(
+        matches!(told, (1, Event::Moved { tick: 0, prompt, .. }) if prompt == "a meadow"),
+        "it knows of one command"
+    );
+    let told = until(|| stream.told().find(|(_, event)| matches!(event, Event::PromptApplied { .. })));
+    assert_eq!((told, stream.sent()), ((2, Event::PromptApplied { prompt: "a desert".into(), tick: 0 }), 2));
 }

@@ -4,9 +4,9 @@ use std::any::Any;
 use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
@@ -38,7 +38,10 @@ pub(super) enum Command {
 /// The thread's ends of the channels.
 pub(super) struct Worker {
     pub commands: Receiver<Command>,
-    pub events: Sender<Event>,
+    /// Counts the commands that were obeyed.
+    pub obeyed: u64,
+    /// What is told, each with the number of commands obeyed before.
+    pub events: Sender<(u64, Event)>,
     pub chunks: Sender<TimedChunk>,
     /// The other end of `chunks`, to take back what was not shown yet.
     pub waiting: Receiver<TimedChunk>,
@@ -47,6 +50,8 @@ pub(super) struct Worker {
     pub world: Arc<AtomicU64>,
     pub script: Option<ControlScript>,
     pub wake: Option<Wake>,
+    /// Held by every recording that is not written yet.
+    pub films: Weak<()>,
 }
 
 /// The caller dropped the stream.
@@ -63,7 +68,7 @@ impl Worker {
         let events = self.events.clone();
         // The model's work is guarded where it is done; this is for what else it has, which a user may have written.
         if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| self.serve(load, first, threads))) {
-            events.try_send(Event::Ended(panicked(&*payload).to_string())).ok();
+            events.try_send((0, Event::Ended(panicked(&*payload).to_string()))).ok();
         }
     }
 
@@ -91,6 +96,7 @@ impl Worker {
                     owed: 0,
                     branches: Vec::new(),
                     film: None,
+                    writers: Vec::new(),
                 };
                 dreaming.run(first);
             }
@@ -100,7 +106,7 @@ impl Worker {
 
     pub fn tell(&self, event: Event) {
         // A caller that never reads its events misses some; it must not stop the world.
-        self.events.try_send(event).ok();
+        self.events.try_send((self.obeyed, event)).ok();
         self.wake();
     }
 
@@ -127,6 +133,8 @@ pub(super) struct Dreaming {
     pub branches: Vec<Range<u64>>,
     /// The recording under way.
     pub film: Option<Film>,
+    /// The threads that write recordings which have ended.
+    pub writers: Vec<JoinHandle<()>>,
 }
 
 impl Dreaming {
@@ -142,6 +150,8 @@ impl Dreaming {
             }
         }
         self.end_film();
+        // One that panicked has nothing more to write.
+        self.writers.into_iter().for_each(|writer| drop(writer.join()));
     }
 
     /// Obeys commands until it is time for the next chunk.

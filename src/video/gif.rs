@@ -1,7 +1,6 @@
 //! Animated GIF.
 
 use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 
 use image::codecs::gif::{GifEncoder, Repeat};
@@ -15,7 +14,8 @@ use crate::{Error, Frame, FrameSize, Result};
 const PALETTE_SPEED: i32 = 10;
 
 pub(super) struct Gif {
-    encoder: GifEncoder<BufWriter<File>>,
+    /// Without a buffer, which would not tell of a full disk when it is dropped.
+    encoder: GifEncoder<File>,
     partial: Partial,
     fps: f64,
     frames: usize,
@@ -28,7 +28,7 @@ impl Gif {
         }
         let partial = Partial::new(path)?;
         let file = File::create(partial.path()).map_err(Error::io(path))?;
-        let mut encoder = GifEncoder::new_with_speed(BufWriter::new(file), PALETTE_SPEED);
+        let mut encoder = GifEncoder::new_with_speed(file, PALETTE_SPEED);
         encoder.set_repeat(Repeat::Infinite).map_err(failed(path))?;
         Ok(Self { encoder, partial, fps: f64::from(fps), frames: 0 })
     }

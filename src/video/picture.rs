@@ -1,7 +1,7 @@
 //! Single pictures.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 
 use image::codecs::png::PngEncoder;
@@ -53,10 +53,12 @@ pub fn load_image(path: impl AsRef<Path>) -> Result<Frame> {
 /// [`Error::Io`] when it cannot be written.
 pub fn save_png(frame: &Frame, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    let file = File::create(path).map_err(Error::io(path))?;
-    PngEncoder::new(BufWriter::new(file))
+    let mut file = BufWriter::new(File::create(path).map_err(Error::io(path))?);
+    PngEncoder::new(&mut file)
         .write_image(&frame.rgb, frame.size.width as u32, frame.size.height as u32, ExtendedColorType::Rgb8)
-        .map_err(|error| Error::io(path)(std::io::Error::other(error)))
+        .map_err(|error| Error::io(path)(std::io::Error::other(error)))?;
+    // Dropping it would not tell of a full disk.
+    file.flush().map_err(Error::io(path))
 }
 
 /// The middle of `frame`, as much as has the aspect ratio of `size`, resampled to `size`.

@@ -1,9 +1,12 @@
 use std::time::{Duration, Instant};
 
+use bevy::camera::NormalizedRenderTarget;
 use bevy::input::keyboard::{Key, KeyboardInput, NativeKey};
 use bevy::input::mouse::MouseMotion;
 use bevy::input::{ButtonState, InputPlugin};
 use bevy::input_focus::InputFocus;
+use bevy::picking::backend::HitData;
+use bevy::picking::pointer::{Location, PointerButton, PointerId};
 use bevy::text::{EditableText, TextEdit};
 use bevy::window::{CursorGrabMode, CursorOptions, FileDragAndDrop};
 
@@ -185,6 +188,29 @@ fn backspace_leaves_a_branch_and_b_goes_to_it() {
     let end = only::<DreamStatus>(&mut app).branches[0].end;
     press(&mut app, &[KeyCode::KeyB]);
     until(&mut app, |app| only::<DreamStatus>(app).tick >= end);
+}
+
+#[test]
+fn a_click_on_a_listed_branch_goes_to_it() {
+    let mut app = app();
+    // Two branches, of which B would take the newest.
+    for count in [1, 2] {
+        let tick = only::<DreamStatus>(&mut app).tick;
+        until(&mut app, |app| only::<DreamStatus>(app).tick > tick + 200);
+        press(&mut app, &[KeyCode::Backspace]);
+        until(&mut app, |app| only::<DreamStatus>(app).branches.len() == count);
+    }
+    press(&mut app, &[KeyCode::KeyP]);
+    until(&mut app, |app| only::<DreamStatus>(app).phase == DreamPhase::Paused);
+    app.update();
+    let list = app.world_mut().query_filtered::<&Children, With<BranchList>>().single(app.world()).unwrap();
+    let oldest = list[0];
+    let end = only::<DreamStatus>(&mut app).branches[0].end;
+    let place = Location { target: NormalizedRenderTarget::None { width: 1, height: 1 }, position: Vec2::ZERO };
+    let hit = HitData::new(Entity::PLACEHOLDER, 0.0, None, None);
+    let click = Press { button: PointerButton::Primary, hit, count: 1 };
+    app.world_mut().trigger(Pointer::new(PointerId::Mouse, place, click, oldest));
+    until(&mut app, |app| only::<DreamStatus>(app).tick + 1 == end);
 }
 
 #[test]
