@@ -1,6 +1,7 @@
 //! From files to a [`WorldModel`].
 
 mod index;
+mod progress;
 mod pth;
 mod weights;
 mod zip;
@@ -22,7 +23,8 @@ use crate::model::WorldModel;
 use crate::{Error, Result};
 
 pub use index::{Entry, Index, checkpoints, find, is_checkpoint};
-pub use weights::{Vars, Weights, sha256};
+pub use progress::{Progress, watch};
+pub use weights::{Precision, Vars, Weights, sha256};
 
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

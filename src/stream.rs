@@ -292,6 +292,7 @@ impl Stream {
     }
 
     /// The number of commands that were sent.
+    #[cfg(feature = "bevy")]
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }

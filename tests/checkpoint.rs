@@ -2,10 +2,12 @@
 //!
 //! `PROPTEST_CASES=1000000 cargo test --test checkpoint` looks for longer.
 
+use std::cell::RefCell;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use bevy_dream::checkpoint::Index;
+use bevy_dream::checkpoint::{self, DeviceChoice, Index, Progress};
 use proptest::prelude::*;
 
 /// A safetensors file with this header and as many bytes of numbers.
@@ -88,6 +90,40 @@ fn pickles_are_read_but_not_run() {
     }
     assert!(refused("x.pt", &torch()[..50_000]).contains("no zip archive"));
     assert!(refused("x.pth", b"").contains("no zip archive"));
+}
+
+/// The folder of a fixture.
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+#[test]
+fn weights_of_another_family_are_one_clear_line() {
+    let families = ["oasis", "waypoint", "wan", "taehv", "umt5"];
+    for config in ["oasis", "waypoint", "wan"] {
+        for weights in families.iter().filter(|other| **other != config) {
+            let folder = tempfile::tempdir().unwrap();
+            for (from, file) in [(config, "config.json"), (*weights, "weights.safetensors")] {
+                fs::copy(fixture(from).join(file), folder.path().join(file)).unwrap();
+            }
+            let reason = checkpoint::load(folder.path(), DeviceChoice::Cpu).err().unwrap().to_string();
+            assert!(reason.contains("no DiT here") && !reason.contains('\n'), "{config}, {weights}: {reason}");
+        }
+    }
+}
+
+#[test]
+fn a_load_tells_how_far_it_is() {
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let watcher = Rc::clone(&told);
+    let load = || checkpoint::load(fixture("oasis"), DeviceChoice::Cpu).map(drop);
+    checkpoint::watch(move |progress| watcher.borrow_mut().push(progress), load).unwrap();
+    let told = told.take();
+    let Progress { done, total } = *told.last().unwrap();
+    assert!(done == total && told.is_sorted_by_key(|progress| progress.done), "{told:?}");
+    let files = ["config.json", "weights.safetensors", "vae.safetensors"];
+    let size: u64 = files.iter().map(|file| fs::metadata(fixture("oasis").join(file)).unwrap().len()).sum();
+    assert!(done > size && done <= 2 * size, "every byte is checked and every number is read: {done} of {size}");
 }
 
 proptest! {

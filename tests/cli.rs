@@ -62,6 +62,20 @@ fn inspect_accounts_for_every_key() {
     assert!(text.contains("b.weight") && text.contains("[2, 3]"), "{text}");
 }
 
+/// Only the header of this file exists: whoever reads more of it reads three billion zeros.
+#[test]
+fn inspect_reads_no_more_than_headers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large.safetensors");
+    let header = r#"{"a":{"dtype":"F16","shape":[1500000,1000],"data_offsets":[0,3000000000]}}"#;
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len(8 + header.len() as u64 + 3_000_000_000).unwrap();
+    let report: Value = serde_json::from_str(&accepted(&["inspect", path.to_str().unwrap(), "--json"])).unwrap();
+    assert_eq!((&report["parameters"], &report["bytes"]), (&1_500_000_000_u64.into(), &3_000_000_000_u64.into()));
+}
+
 #[test]
 fn inspect_refuses_what_is_no_model() {
     let dir = tempfile::tempdir().unwrap();

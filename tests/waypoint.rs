@@ -164,6 +164,15 @@ fn bad_files_are_one_clear_line() {
 }
 
 #[test]
+fn few_bits_a_weight_are_near() {
+    for (precision, most) in [("q8", 3e-2), ("q4", 1e-1)] {
+        let folder = configured("\"family\"", &format!("\"precision\": \"{precision}\", \"family\""));
+        let first = &verify(folder.path()).unwrap()[0];
+        assert!(first.error > 1e-4 && first.error < most, "{first:?}");
+    }
+}
+
+#[test]
 fn asks_for_exactly_the_published_layout() {
     let text = fs::read_to_string(fixture("waypoint/waypoint-1.5.json")).unwrap();
     let layout: BTreeMap<String, Vec<usize>> = serde_json::from_str(&text).unwrap();

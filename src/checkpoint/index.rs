@@ -11,7 +11,7 @@ use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::pth;
+use super::{progress, pth};
 use crate::{Error, Result};
 
 /// A longer header is not a header.
@@ -144,6 +144,7 @@ impl Index {
         let mut bytes = vec![0; count];
         let read = file.seek(SeekFrom::Start(entry.start + from)).and_then(|_| file.read_exact(&mut bytes));
         read.map_err(Error::io(path))?;
+        progress::read(count as u64);
         Ok(bytes)
     }
 

@@ -7,18 +7,57 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
+use serde::Deserialize;
 
 use super::index::{Entry, Index};
+use super::progress;
 use crate::kernel::{Conv3x3, Linear};
 use crate::{Error, Result};
+
+/// How fully connected layers are held: as f32, or in blocks of 8.5 or 4.5 bits a number as in GGUF files, which takes less
+/// memory but is no faster on a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits a number.
+    #[default]
+    F32,
+    /// 8 bits a number and a scale for every 32.
+    Q8,
+    /// 4 bits a number and scales for every 32 and 256.
+    Q4,
+}
+
+impl Precision {
+    /// About as many bytes as so many weights take.
+    pub fn bytes(self, weights: usize) -> u64 {
+        let bits = match self {
+            Self::F32 => 64,
+            Self::Q8 => 17,
+            Self::Q4 => 9,
+        };
+        weights as u64 * bits / 16
+    }
+
+    /// The blocks that rows of so many numbers can be held in.
+    fn blocks(self, inputs: usize) -> Option<GgmlDType> {
+        match self {
+            Self::Q4 if inputs.is_multiple_of(256) => Some(GgmlDType::Q4K),
+            Self::Q4 | Self::Q8 if inputs.is_multiple_of(32) => Some(GgmlDType::Q8_0),
+            _ => None,
+        }
+    }
+}
 
 /// An open checkpoint, and what has been taken from it. Tensors are read when they are asked for, so that no more than one
 /// is held twice.
 pub struct Weights {
     index: Index,
     device: Device,
+    precision: Precision,
     unused: RefCell<BTreeSet<String>>,
 }
 
@@ -34,7 +73,14 @@ impl Weights {
     /// The weights of a checkpoint whose headers have been read; tensors will be f32 on `device`.
     pub fn new(index: Index, device: &Device) -> Self {
         let unused = RefCell::new(index.tensors().keys().cloned().collect());
-        Self { index, device: device.clone(), unused }
+        progress::expect(index.tensors().values().map(|entry| entry.bytes).sum());
+        Self { index, device: device.clone(), precision: Precision::default(), unused }
+    }
+
+    /// The same weights, whose fully connected layers will be held in `precision` as far as their sizes allow.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// All tensors, by name.
@@ -49,6 +95,8 @@ impl Weights {
 
     /// Leaves out the tensors whose names end in `suffix`, which a model makes itself.
     pub fn ignore(&self, suffix: &str) {
+        let ignored = self.index.tensors().iter().filter(|(name, _)| name.ends_with(suffix));
+        progress::read(ignored.map(|(_, entry)| entry.bytes).sum());
         self.unused.borrow_mut().retain(|name| !name.ends_with(suffix));
     }
 
@@ -178,7 +226,8 @@ impl<'a> Vars<'a> {
     /// As of [`Vars::tensor`].
     pub fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
         let vars = self.pp(name);
-        Ok(Linear::new(&vars.tensor("weight", &[outputs, inputs])?, Some(&vars.tensor("bias", &[outputs])?))?)
+        let bias = vars.tensor("bias", &[outputs])?;
+        vars.layer(&vars.tensor("weight", &[outputs, inputs])?, Some(&bias))
     }
 
     /// Takes the weight of a fully connected layer without bias.
@@ -186,7 +235,18 @@ impl<'a> Vars<'a> {
     /// # Errors
     /// As of [`Vars::tensor`].
     pub fn linear_no_bias(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
-        Ok(Linear::new(&self.pp(name).tensor("weight", &[outputs, inputs])?, None)?)
+        self.layer(&self.pp(name).tensor("weight", &[outputs, inputs])?, None)
+    }
+
+    /// A fully connected layer of a weight `[out, in]` and a bias `[out]`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when they do not fit each other.
+    pub fn layer(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Linear> {
+        Ok(match self.weights.precision.blocks(weight.dim(1)?) {
+            Some(blocks) => Linear::quantised(weight, bias, blocks)?,
+            None => Linear::new(weight, bias)?,
+        })
     }
 
     /// Takes the weight and the bias of a 3 x 3 convolution.
@@ -209,11 +269,15 @@ pub fn sha256<P: AsRef<Path>>(files: &[P]) -> Result<String> {
     for path in files {
         let path = path.as_ref();
         let mut file = File::open(path).map_err(Error::io(path))?;
-        let mut part = vec![0; 1 << 20];
+        progress::expect(file.metadata().map_or(0, |data| data.len()));
+        let mut part = vec![0; 1 << 24];
         loop {
             match file.read(&mut part).map_err(Error::io(path))? {
                 0 => break,
-                count => hash.update(&part[..count]),
+                count => {
+                    hash.update(&part[..count]);
+                    progress::read(count as u64);
+                }
             }
         }
     }

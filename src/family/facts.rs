@@ -51,7 +51,7 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             let parameters = files.dit.parameters() + files.vae.parameters();
             Some(Facts {
                 parameters,
-                bytes: 4 * (parameters as u64 + files.config.dit.memory()),
+                bytes: files.config.precision.bytes(parameters) + 4 * files.config.dit.memory(),
                 gflop_per_frame: files.config.flop_per_frame(files.config.ddim_steps.0) as f64 * 1e-9,
                 fps: oasis::FPS,
                 notice: Some(oasis::NOTICE),
@@ -69,7 +69,7 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
                 / (config.sampler.num_frame_per_block * wan::FRAMES_PER_LATENT) as u64;
             Some(Facts {
                 parameters,
-                bytes: 4 * (parameters as u64 + config.memory_len(tokens)),
+                bytes: config.precision.bytes(parameters) + 4 * config.memory_len(tokens),
                 gflop_per_frame: flop as f64 * 1e-9,
                 fps: wan::FPS,
                 notice: Some(wan::NOTICE),
@@ -85,7 +85,7 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             let flop = config.flop_per_latent(steps) / config.temporal_compression as u64;
             Some(Facts {
                 parameters,
-                bytes: 4 * (parameters as u64 + config.memory_len()),
+                bytes: config.precision.bytes(parameters) + 4 * config.memory_len(),
                 gflop_per_frame: flop as f64 * 1e-9,
                 fps: config.inference_fps,
                 notice: Some(waypoint::NOTICE),

@@ -115,12 +115,12 @@ impl Networks {
         if !device.is_cpu() {
             return Err(Error::input("oasis runs on the CPU only: choose the device cpu"));
         }
-        let weights = Weights::new(dit, device);
+        let weights = Weights::new(dit, device).in_precision(config.precision);
         weights.ignore(IGNORED);
         let dit = DiT::load(&weights.vars(), &config.dit)?;
         weights.finish()?;
         let parameters = weights.parameters();
-        let weights = Weights::new(vae, device);
+        let weights = Weights::new(vae, device).in_precision(config.precision);
         let vae = Vae::load(&weights.vars(), &config.vae)?;
         weights.finish()?;
         let parameters = parameters + weights.parameters();

@@ -118,7 +118,7 @@ impl Networks {
         if !device.is_cpu() {
             return Err(Error::input("wan-causal runs on the CPU only: choose the device cpu"));
         }
-        let weights = Weights::new(dit, device);
+        let weights = Weights::new(dit, device).in_precision(config.precision);
         let dit = DiT::load(&weights.vars(), &config)?;
         weights.finish()?;
         Ok(Self { config, dit })

@@ -104,7 +104,7 @@ impl Networks {
         if !device.is_cpu() {
             return Err(Error::input("waypoint runs on the CPU only: choose the device cpu"));
         }
-        let weights = Weights::new(dit, device);
+        let weights = Weights::new(dit, device).in_precision(config.precision);
         weights.ignore(IGNORED);
         let dit = DiT::load(&weights.vars(), &config, names)?;
         weights.finish()?;

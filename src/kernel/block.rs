@@ -46,11 +46,11 @@ struct Scratch {
 thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
 
 impl Block {
-    /// The same block with [quantized](Linear::quantized) layers.
+    /// The same block with layers of [8 bits](Linear::into_int8).
     #[must_use]
-    pub fn quantized(self) -> Self {
+    pub fn into_int8(self) -> Self {
         let Self { qkv, q_norm, k_norm, proj, fc1, fc2 } = self;
-        let [qkv, proj, fc1, fc2] = [qkv, proj, fc1, fc2].map(Linear::quantized);
+        let [qkv, proj, fc1, fc2] = [qkv, proj, fc1, fc2].map(Linear::into_int8);
         Self { qkv, q_norm, k_norm, proj, fc1, fc2 }
     }
 

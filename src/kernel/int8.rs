@@ -27,7 +27,7 @@ const TILES: usize = 8;
 struct Group([[i8; GROUP]; NR]);
 
 /// Weights of `k` inputs and `n` outputs, in panels of 32 columns; inputs and columns beyond are zero.
-pub struct Quantized {
+pub struct Int8 {
     groups: Vec<Group>,
     /// What one step of each column means.
     scales: Vec<Row>,
@@ -37,7 +37,7 @@ pub struct Quantized {
     n: usize,
 }
 
-impl Quantized {
+impl Int8 {
     /// Rounds each column to 255 steps.
     pub fn new(packed: &Packed) -> Self {
         let (k, n) = (packed.k, packed.n);
@@ -230,7 +230,7 @@ simd! {
 }
 
 /// As [`gemm`](super::gemm::gemm), of A rounded to 8 bits.
-pub fn gemm_int8<E>(a: &[f32], b: &Quantized, out: &mut [f32], finish: E)
+pub fn gemm_int8<E>(a: &[f32], b: &Int8, out: &mut [f32], finish: E)
 where
     E: Fn(usize, usize, usize, &Tile, SharedOut) + Send + Sync,
 {
@@ -322,7 +322,7 @@ mod tests {
             let b: Vec<f32> = (0..k * n).map(|i| number(i + 7_777_777)).collect();
             let packed = Packed::from_columns(k, n, |j| b[j..].iter().step_by(n).copied());
             let mut out = vec![0.0; m * n];
-            gemm_int8(&a, &Quantized::new(&packed), &mut out, |row, rows, column, tile, out| {
+            gemm_int8(&a, &Int8::new(&packed), &mut out, |row, rows, column, tile, out| {
                 store(tile, rows, row, column, n, out);
             });
             for i in 0..m {
@@ -340,14 +340,9 @@ mod tests {
     fn nothing_stays_nothing() {
         let packed = Packed::from_columns(3, 2, |j| std::iter::repeat_n(j as f32, 3));
         let mut out = [1.0; 4];
-        gemm_int8(
-            &[0.0, 0.0, 0.0, 1.0, -1.0, 2.0],
-            &Quantized::new(&packed),
-            &mut out,
-            |row, rows, column, tile, out| {
-                store(tile, rows, row, column, 2, out);
-            },
-        );
+        gemm_int8(&[0.0, 0.0, 0.0, 1.0, -1.0, 2.0], &Int8::new(&packed), &mut out, |row, rows, column, tile, out| {
+            store(tile, rows, row, column, 2, out);
+        });
         assert_eq!(&out[..3], [0.0; 3]);
         assert!((out[3] - 2.0).abs() < 0.03);
     }

@@ -1,9 +1,10 @@
 //! Fully connected layers with everything that follows them fused in.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
+use candle_core::{Module, Result, Tensor, bail};
 
 use super::gemm::{NR, Packed, Tile, gemm};
-use super::int8::{Quantized, gemm_int8};
+use super::int8::{Int8, gemm_int8};
 use super::math::{gelu, silu, simd};
 use super::op::{SharedOut, View, apply};
 use super::threads::for_each_chunk;
@@ -124,9 +125,11 @@ pub struct Linear {
 
 enum Weight {
     Packed(Packed),
-    Int8(Quantized),
+    Int8(Int8),
     /// `[in, out]`, for other devices than the CPU.
     Stock(Tensor),
+    /// In blocks of a few bits a number, as in GGUF files.
+    Quantised(QMatMul),
 }
 
 impl Linear {
@@ -148,14 +151,27 @@ impl Linear {
         Ok(Self { weight, bias: bias.cloned(), inputs, outputs })
     }
 
-    /// The same layer with weights rounded to 8 bits a output, and its inputs to 8 bits a row when they come; on other devices
+    /// The same layer with weights rounded to 8 bits an output, and its inputs to 8 bits a row when they come; on other devices
     /// than the CPU as it is.
     #[must_use]
-    pub fn quantized(mut self) -> Self {
+    pub fn into_int8(mut self) -> Self {
         if let Weight::Packed(packed) = &self.weight {
-            self.weight = Weight::Int8(Quantized::new(packed));
+            self.weight = Weight::Int8(Int8::new(packed));
         }
         self
+    }
+
+    /// A layer of `weight` `[out, in]`, held in the blocks of `dtype`, and `bias` `[out]`. Its products round x too.
+    ///
+    /// # Errors
+    /// An error when the inputs are no whole number of blocks.
+    pub fn quantised(weight: &Tensor, bias: Option<&Tensor>, dtype: GgmlDType) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        if bias.is_some_and(|bias| bias.dims() != [outputs]) {
+            bail!("a bias does not fit a weight of shape {:?}", weight.shape());
+        }
+        let weight = QMatMul::from_qtensor(QTensor::quantize(weight, dtype)?)?;
+        Ok(Self { weight: Weight::Quantised(weight), bias: bias.cloned(), inputs, outputs })
     }
 
     /// Number of inputs.
@@ -174,9 +190,8 @@ impl Linear {
         if residual.dims() != [rows, self.outputs] || gate.dims() != [self.outputs] {
             bail!("residual or gate do not fit an output of {rows} by {}", self.outputs);
         }
-        if let Weight::Stock(weight) = &self.weight {
-            let y = stock(x, weight, self.bias.as_ref(), Activation::None)?;
-            return residual + y.broadcast_mul(gate)?;
+        if let Some(y) = self.stock_product(x)? {
+            return residual + finish_stock(y, self.bias.as_ref(), Activation::None)?.broadcast_mul(gate)?;
         }
         let (bias, residual, gate) = (self.bias()?, View::new(residual)?, View::new(gate)?);
         let (residual, gate) = (Some(&*residual), Some(&*gate));
@@ -195,12 +210,21 @@ impl Linear {
     /// `activation(x Wᵀ + b)` of x `[rows, in]`.
     pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let rows = self.rows(x)?;
-        if let Weight::Stock(weight) = &self.weight {
-            return stock(x, weight, self.bias.as_ref(), activation);
+        if let Some(y) = self.stock_product(x)? {
+            return finish_stock(y, self.bias.as_ref(), activation);
         }
         let bias = self.bias()?;
         let epilogue = Epilogue { bias: bias.as_deref(), activation, ..Epilogue::default() };
         apply("linear", x, (rows, self.outputs), |x, out| self.product(x, &epilogue, out))
+    }
+
+    /// `x Wᵀ` where the weight is not packed.
+    fn stock_product(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        match &self.weight {
+            Weight::Packed(_) | Weight::Int8(_) => Ok(None),
+            Weight::Stock(weight) => x.matmul(weight).map(Some),
+            Weight::Quantised(weight) => weight.forward(x).map(Some),
+        }
     }
 
     /// The bias of a layer on the CPU, for its [`Epilogue`].
@@ -216,13 +240,12 @@ impl Linear {
         match &self.weight {
             Weight::Packed(packed) => gemm(x, packed, out, finish),
             Weight::Int8(quantized) => gemm_int8(x, quantized, out, finish),
-            Weight::Stock(_) => unreachable!("a layer on another device"),
+            Weight::Stock(_) | Weight::Quantised(_) => unreachable!("a layer that is computed by candle"),
         }
     }
 }
 
-fn stock(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
-    let mut y = x.matmul(weight)?;
+fn finish_stock(mut y: Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
     if let Some(bias) = bias {
         y = y.broadcast_add(bias)?;
     }
@@ -238,6 +261,10 @@ mod tests {
 
     fn random(shape: &[usize]) -> Tensor {
         Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+    }
+
+    fn stock(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
+        finish_stock(x.matmul(weight)?, bias, activation)
     }
 
     fn worst(a: &Tensor, b: &Tensor) -> f32 {
@@ -278,6 +305,26 @@ mod tests {
         };
         let once = run(1);
         assert!([2, 3, 4, 7].into_iter().all(|threads| run(threads) == once));
+    }
+
+    #[test]
+    fn few_bits_are_near() {
+        let (x, weight, bias) = (random(&[50, 512]), random(&[70, 512]), random(&[70]));
+        let residual = random(&[50, 70]);
+        let exact = Linear::new(&weight, Some(&bias)).unwrap();
+        let norm = |x: Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+        for (dtype, most) in [(GgmlDType::Q8_0, 2e-2), (GgmlDType::Q4K, 1e-1)] {
+            let layer = Linear::quantised(&weight, Some(&bias), dtype).unwrap();
+            let outputs = |layer: &Linear| {
+                let plain = layer.forward(&x, Activation::Gelu).unwrap();
+                [plain, layer.forward_residual(&x, &residual, &bias).unwrap()]
+            };
+            for (ours, exact) in outputs(&layer).into_iter().zip(outputs(&exact)) {
+                let error = norm((ours - &exact).unwrap()) / norm(exact);
+                assert!(error > 0.0 && error < most, "{dtype:?}: {error}");
+            }
+        }
+        assert!(Linear::quantised(&random(&[4, 33]), None, GgmlDType::Q8_0).is_err());
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Trunk {
     #[must_use]
     pub fn in_precision(mut self, precision: Precision) -> Self {
         if precision == Precision::Int8 {
-            self.blocks = self.blocks.into_iter().map(Block::quantized).collect();
+            self.blocks = self.blocks.into_iter().map(Block::into_int8).collect();
         }
         self
     }

@@ -11,7 +11,7 @@ use bevy_dream::model::{Settings, WorldModel};
 use bevy_dream::simulate::check_settings;
 use bevy_dream::{Error, FrameSize, Result};
 
-use crate::output::note;
+use crate::output::{load_bar, note};
 
 /// More threads than this slow a small model down on most machines.
 const MOST_THREADS: usize = 4;
@@ -39,7 +39,8 @@ impl ModelArgs {
     /// The worker threads and the model.
     pub fn load(&self) -> Result<(ThreadPool, Arc<dyn WorldModel>)> {
         let pool = ThreadPool::new(self.threads())?;
-        let model = pool.install(|| checkpoint::load(&self.model, self.device))?;
+        let load = || checkpoint::watch(load_bar(), || checkpoint::load(&self.model, self.device));
+        let model = pool.install(load)?;
         if let Some(notice) = &model.info().notice {
             note(notice);
         }

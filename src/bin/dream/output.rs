@@ -2,10 +2,11 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bevy_dream::checkpoint::Progress;
 use bevy_dream::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 /// Prints a line of results. A reader that has gone away is an error, not a panic.
 pub fn say(line: impl Display) -> Result<()> {
@@ -30,4 +31,21 @@ pub fn progress(length: u64, unit: &str) -> ProgressBar {
     let bar = ProgressBar::new(length).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(500));
     bar
+}
+
+/// A watcher that shows how far a load is, once it has taken a second.
+pub fn load_bar() -> impl FnMut(Progress) + 'static {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let (start, mut bar) = (Instant::now(), None);
+    move |Progress { done, total }| {
+        if start.elapsed() > PATIENCE {
+            let bar: &mut ProgressBar = bar.get_or_insert_with(|| {
+                let style = ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}");
+                let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+                ProgressBar::new(total).with_style(style).with_finish(ProgressFinish::AndClear)
+            });
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
 }

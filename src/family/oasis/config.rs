@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::checkpoint::Precision;
+
 /// A larger network is a mistake.
 const MOST: usize = 1 << 14;
 
@@ -17,6 +19,8 @@ pub struct Config {
     pub context: Context,
     /// Denoising steps a frame.
     pub ddim_steps: Steps,
+    /// How fully connected layers are held.
+    pub precision: Precision,
 }
 
 /// Denoising steps a frame.

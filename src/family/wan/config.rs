@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::sampler::Sampler;
+use crate::checkpoint::Precision;
 use crate::family::umt5;
 
 /// A larger network is a mistake.
@@ -36,6 +37,8 @@ pub struct Config {
     pub eps: f32,
     pub sampler: Sampler,
     pub text_encoder: umt5::Config,
+    /// How fully connected layers are held; the published configs do not say.
+    pub precision: Precision,
 }
 
 impl Default for Config {
@@ -59,6 +62,7 @@ impl Default for Config {
             eps: 1e-6,
             sampler: Sampler::default(),
             text_encoder: umt5::Config::default(),
+            precision: Precision::default(),
         }
     }
 }

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::checkpoint::Precision;
+
 /// A larger network is a mistake.
 const MOST: usize = 1 << 14;
 
@@ -39,6 +41,9 @@ pub struct Config {
     pub temporal_compression: usize,
     #[serde(default = "sixty")]
     pub inference_fps: f32,
+    #[serde(default)]
+    /// How fully connected layers are held; the published configs do not say.
+    pub precision: Precision,
     #[serde(default)]
     noise_conditioning: Option<String>,
     #[serde(default)]

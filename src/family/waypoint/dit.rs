@@ -119,7 +119,7 @@ impl DiT {
             unpatchify,
             noise: mlp("denoise_step_emb.mlp", [NOISE_DIM, 4 * width, width])?,
             controls: mlp("ctrl_emb.mlp", [c.controls(), c.mlp_ratio * width, width])?,
-            ada: ada.iter().map(|weight| Linear::new(weight, None)).collect::<Result<_, _>>()?,
+            ada: ada.iter().map(|weight| vars.layer(weight, None)).collect::<Result<_>>()?,
             out: vars.linear_no_bias("out_norm.fc", width, 2 * width)?,
             layers,
             no_bias: Features {
@@ -240,7 +240,7 @@ impl Layer {
         let attn = vars.pp("attn");
         // Head h of the queries goes with head h / shared of the keys.
         let q = attn.tensor("q_proj.weight", &[width, width])?.reshape((kv, shared, head, width))?;
-        let q = |m| Ok(Linear::new(&q.narrow(1, m, 1)?.contiguous()?.reshape((kv_width, width))?, None)?);
+        let q = |m| vars.layer(&q.narrow(1, m, 1)?.contiguous()?.reshape((kv_width, width))?, None);
         let out = attn.tensor("out_proj.weight", &[width, width])?.reshape((width, kv, shared, head))?;
         let out = out.permute((0, 2, 1, 3))?.contiguous()?.reshape((width, width))?;
         let first_values = c.value_residual.then(|| Ok::<_, crate::Error>(numbers(&attn.tensor("v_lamb", &[])?)?[0]));
@@ -251,7 +251,7 @@ impl Layer {
             q: (0..shared).map(q).collect::<Result<_>>()?,
             k: attn.linear_no_bias("k_proj", width, kv_width)?,
             v: attn.linear_no_bias("v_proj", width, kv_width)?,
-            out: Linear::new(&out, None)?,
+            out: vars.layer(&out, None)?,
             first_values: first_values.transpose()?.map(f64::from),
             fusion: fusion.transpose()?,
             fc1: mlp.linear_no_bias("fc1", width, c.mlp_ratio * width)?,
