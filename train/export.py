@@ -95,7 +95,8 @@ def main():
     if args.vcn or args.dit:
         runs = {"vcn": args.vcn, "dit": args.dit}
         states = {n: torch.load(Path(r) / "state.pt", map_location="cpu", weights_only=False)["ema"] for n, r in runs.items() if r}
-        c = Config.from_dict(json.loads(Path(args.config).read_text())) if args.config else Config()
+        config = Path(args.config or Path(args.model) / "config.json")  # a model's settings outlive its weights
+        c = Config.from_dict(json.loads(config.read_text())) if args.config or config.exists() else Config()
         write(args.model, c, states)
     if args.fixture:
         Path(args.fixture).mkdir(parents=True, exist_ok=True)
