@@ -226,8 +226,8 @@ impl<'a> Vars<'a> {
     /// As of [`Vars::tensor`].
     pub fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<Linear> {
         let vars = self.pp(name);
-        let bias = vars.tensor("bias", &[outputs])?;
-        vars.layer(&vars.tensor("weight", &[outputs, inputs])?, Some(&bias))
+        let weight = vars.tensor("weight", &[outputs, inputs])?;
+        vars.layer(&weight, Some(&vars.tensor("bias", &[outputs])?))
     }
 
     /// Takes the weight of a fully connected layer without bias.
