@@ -119,8 +119,7 @@ pub fn family(path: &Path) -> Result<String> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
     let config = folder.join("config.json");
     if config.exists() {
-        let text = fs::read_to_string(&config).map_err(Error::io(&config))?;
-        let sniff: Sniff = serde_json::from_str(&text).map_err(|e| Error::model(&config, e.to_string()))?;
+        let sniff: Sniff = read_config(&config, |text| serde_json::from_str(text).map_err(|e| e.to_string()))?;
         if let Some(family) = sniff.family {
             return Ok(family);
         }
@@ -134,6 +133,12 @@ pub fn family(path: &Path) -> Result<String> {
         None if config.exists() => Err(Error::model(&config, "states no family, and no tensors tell it")),
         None => Err(Error::io(&config)(std::io::ErrorKind::NotFound.into())),
     }
+}
+
+/// A model's config; what `parse` has against it is told with the file.
+pub(crate) fn read_config<C>(path: &Path, parse: impl FnOnce(&str) -> Result<C, String>) -> Result<C> {
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    parse(&text).map_err(|reason| Error::model(path, reason))
 }
 
 pub(crate) fn unknown_family(folder: &Path, family: &str) -> Error {

@@ -292,7 +292,7 @@ impl Stream {
     }
 
     /// The number of commands that were sent.
-    #[cfg(feature = "bevy")]
+    #[cfg(any(test, feature = "bevy"))]
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }

@@ -3,20 +3,19 @@
 mod past;
 mod world;
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{Weights, sha256};
+use crate::checkpoint::{Weights, read_config, sha256};
 use crate::model::action::control_features;
 use crate::model::config::{Config, Precision};
 use crate::model::dit::DiT;
 use crate::model::text::TextEncoder;
 use crate::model::vcn::Vcn;
 use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
-use crate::{Controls, Error, Frame, FrameSize, Result};
+use crate::{Controls, Frame, FrameSize, Result};
 
 pub use world::World;
 
@@ -38,9 +37,9 @@ impl Networks {
     /// Loads `config.json`, `vcn.safetensors` and `dit.safetensors`.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be read, [`Error::Model`] when it is not what it should be.
+    /// [`Error::Io`](crate::Error::Io) when a file cannot be read, [`Error::Model`](crate::Error::Model) when it is not what it should be.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        Self::load_as(read_config(folder)?, folder, device)
+        Self::load_as(read_config(&folder.join("config.json"), Config::parse)?, folder, device)
     }
 
     /// The same as it was trained, whatever precision it is shipped in: what a reference computes.
@@ -48,7 +47,8 @@ impl Networks {
     /// # Errors
     /// As of [`Networks::load`].
     pub fn load_exact(folder: &Path, device: &Device) -> Result<Self> {
-        Self::load_as(Config { precision: Precision::F32, ..read_config(folder)? }, folder, device)
+        let config = read_config(&folder.join("config.json"), Config::parse)?;
+        Self::load_as(Config { precision: Precision::F32, ..config }, folder, device)
     }
 
     fn load_as(config: Config, folder: &Path, device: &Device) -> Result<Self> {
@@ -66,12 +66,6 @@ impl Networks {
     pub fn controls(&self, controls: &[Controls]) -> Result<Tensor> {
         control_features(controls, self.config.actions.len(), &self.device)
     }
-}
-
-fn read_config(folder: &Path) -> Result<Config> {
-    let path = folder.join("config.json");
-    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    Config::parse(&text).map_err(|reason| Error::model(&path, reason))
 }
 
 /// The whole model.

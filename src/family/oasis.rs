@@ -13,14 +13,13 @@ mod schedule;
 mod vae;
 mod world;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{Index, Weights, checkpoints, find, sha256};
+use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
 use crate::kernel::{cells_to_frames, frames_to_cells};
 use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
@@ -76,10 +75,7 @@ impl Files {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let config_path = Some(folder.join("config.json")).filter(|path| path.exists());
         let config = match &config_path {
-            Some(path) => {
-                let text = fs::read_to_string(path).map_err(Error::io(path))?;
-                Config::parse(&text).map_err(|reason| Error::model(path, reason))?
-            }
+            Some(path) => read_config(path, Config::parse)?,
             None => Config::default(),
         };
         let [dit, vae] = find(path, checkpoints(path), [DIT_KEY, VAE_KEY], Ok)?;

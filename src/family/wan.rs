@@ -13,7 +13,6 @@ mod text;
 mod world;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +22,7 @@ use candle_core::{Device, Tensor};
 use super::taehv::picture::{frame, picture};
 use super::taehv::{DECODE_FLOP, DecoderMemory, Taehv};
 use super::umt5;
-use crate::checkpoint::{Index, Weights, checkpoints, find, sha256};
+use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
 use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -78,10 +77,7 @@ impl Files {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let config_path = Some(folder.join("config.json")).filter(|path| path.exists());
         let config = match &config_path {
-            Some(path) => {
-                let text = fs::read_to_string(path).map_err(Error::io(path))?;
-                Config::parse(&text).map_err(|reason| Error::model(path, reason))?
-            }
+            Some(path) => read_config(path, Config::parse)?,
             None => Config::default(),
         };
         let spelling = |index| umt5::as_published(as_published(index)?);

@@ -10,7 +10,6 @@ mod layout;
 mod world;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +18,7 @@ use candle_core::{Device, Tensor};
 
 use super::taehv::picture::{frame, picture};
 use super::taehv::{DECODE_FLOP, DecoderMemory, Taehv};
-use crate::checkpoint::{Index, Weights, checkpoints, find, sha256};
+use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
 use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -64,8 +63,7 @@ impl Files {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let config_path = ["config.json", "config.yaml"].map(|name| folder.join(name));
         let config_path = config_path.iter().find(|path| path.exists()).unwrap_or(&config_path[1]).clone();
-        let text = fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
-        let config = Config::parse(&text).map_err(|reason| Error::model(&config_path, reason))?;
+        let config = read_config(&config_path, Config::parse)?;
         let mut files = checkpoints(path);
         let beside = folder.join("vae");
         if beside.is_dir() {
