@@ -121,7 +121,7 @@ fn main() -> Result<()> {
         notice: None,
         reads_text: true, // its colours come of the words
         holds_buttons: false,
-        settings: Settings { steps: 1, first_steps: 1, first_guidance: 1.0, context_noise: 0.0 },
+        settings: Settings { steps: 1, first_steps: 1, guidance: 1.0, context_noise: 0.0 },
     };
     let model: Arc<dyn WorldModel> = Arc::new(Plain(info));
     let script = ControlScript::parse("{\"tick\":0,\"keys\":[\"W\"],\"look\":[1,0]}\n{\"tick\":200}")?; // it begins by itself

@@ -14,6 +14,7 @@ pub mod sampler;
 pub mod text;
 pub mod trunk;
 pub mod vcn;
+pub mod views;
 mod warp;
 
 use std::collections::BTreeMap;
@@ -64,7 +65,7 @@ pub struct Settings {
     pub first_steps: usize,
     /// How much a chunk that has no past follows the prompt: the scale of classifier-free guidance (Ho & Salimans
     /// 2022), 1 (none) to 16. Above 1 its denoising takes twice as long.
-    pub first_guidance: f32,
+    pub guidance: f32,
     /// Noise level at which the past is remembered, 0 (as made) to 0.5.
     pub context_noise: f32,
 }
@@ -72,6 +73,8 @@ pub struct Settings {
 /// Where one chunk's time went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StageTimes {
+    /// Turning the last frame to where the camera goes, and encoding it: our own model's.
+    pub foresee: Duration,
     /// Denoising steps.
     pub denoise: Duration,
     /// Latents to pixels.

@@ -54,7 +54,7 @@ use bevy::prelude::*;
 
 pub use component::{Dream, DreamControls, DreamPhase, DreamScreen, DreamScript, DreamStatus};
 pub use diagnostic::{
-    COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES, UPDATE_MS,
+    COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, FORESEE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES, UPDATE_MS,
 };
 pub use event::{
     DreamChunkShown, DreamError, DreamLoad, DreamMoved, DreamPromptApplied, DreamRecord, DreamRecorded, DreamRecovered,

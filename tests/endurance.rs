@@ -24,7 +24,7 @@ fn ten_thousand_chunks_take_no_more_memory_than_one_thousand() {
     let text = Tensor::ones(networks.config.text, DType::F32, &Device::Cpu).unwrap();
     let (size, steps, latent) = (networks.config.default_size(), networks.config.steps, networks.config.latent);
     let tokens = size.pixels() / networks.config.patch.pow(2);
-    let settings = Settings { steps, first_steps: 2, first_guidance: 2.0, context_noise: 0.1 };
+    let settings = Settings { steps, first_steps: 2, guidance: 2.0, context_noise: 0.1 };
     let mut world = World::new(networks, size, text, settings).unwrap();
     let mut early = 0;
     for chunk in 0..10_000u64 {

@@ -165,7 +165,7 @@ fn bad_files_are_one_clear_line() {
 
 #[test]
 fn few_bits_a_weight_are_near() {
-    for (precision, most) in [("q8", 3e-2), ("q4", 1e-1)] {
+    for (precision, most) in [("int8", 5e-2), ("q8", 3e-2), ("q4", 1e-1)] {
         let folder = configured("\"family\"", &format!("\"precision\": \"{precision}\", \"family\""));
         let first = &verify(folder.path()).unwrap()[0];
         assert!(first.error > 1e-4 && first.error < most, "{first:?}");

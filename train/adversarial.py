@@ -47,7 +47,8 @@ class Critic(nn.Module):
         before = [F.pad(z, (0, 0, 0, 0, n, 0))[:, :-n] for n in (1, 2)]
         cond = dit.condition(torch.ones(z.shape[:2], device=z.device), controls, pitch, text)
         rope, cam, pos, focal = dit.geometry(controls, h, w)
-        x = dit.blocks(dit.patch_in(torch.cat([z, *before], -1)).float(), cond, rope, cam, pos, focal)
+        unforeseen = torch.zeros_like(z)
+        x = dit.blocks(dit.patch_in(torch.cat([z, *before, unforeseen], -1)).float(), cond, rope, cam, pos, focal)
         return self.judge(rms_norm(x)).float().squeeze(-1)
 
 
@@ -116,7 +117,7 @@ def main():
         clips = max(1, round(clips * args.batch / 4 / world.size))
         _, z, a, pitch, text, (h, w) = batches.draw(pick(sets, rng), clips, chunks, cut=CUT)
         with world.precision():
-            loss, _, noise = regression(dit, z, z, a, pitch, text, h, w, copies)
+            loss, _, noise = regression(dit, vcn, z, z, a, pitch, text, h, w, copies)
         spent = flops(c, clips * world.size, chunks, copies) + flops(c, args.worlds, args.chunks, 3)
         run.update(loss + args.weight * fooled, spent,
                    {"loss": loss.item(), "noise": noise, "told": told.item(), "gap": mean(real - fake).item()})  # fmt: skip

@@ -21,7 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from export import load_model
-from model import camera, control_features, grid_positions, motion, rms_norm, rope_tables, turned, warp
+from model import camera, control_features, grid_positions, motion, reckon, reproject, rms_norm, rope_tables
 
 
 class Cached(nn.Module):
@@ -64,49 +64,44 @@ class Step(nn.Module):
         self.dit, self.trunk = dit, Cached(dit.blocks, h * w)
         self.rope = rope_tables(h, w, dit.c.dit.width // dit.c.dit.heads)
 
-    def forward(self, x, before, tau, controls, text, *biases):
+    def forward(self, x, before, foreseen, tau, controls, text, *biases):
         cond = self.dit.condition(tau, controls, torch.zeros(1), text)
-        h = self.trunk(self.dit.patch_in(torch.cat([x, before], -1)), cond, self.rope, biases)
-        shift, scale = self.dit.ada_out(cond).unsqueeze(-2).chunk(2, -1)
-        return self.dit.patch_out(rms_norm(h) * (1 + scale) + shift)
+        h = self.trunk(self.dit.patch_in(torch.cat([x, before, foreseen], -1)), cond, self.rope, biases)
+        return self.dit.answer(h, cond, foreseen, torch.tensor(False))
 
 
 class Chunk(nn.Module):
-    """A whole chunk: denoising, decoding, bytes, remembering."""
+    """A whole chunk: foreseeing, denoising, decoding, bytes, remembering."""
 
     def __init__(self, step, vcn, h, w):
         super().__init__()
         self.step, self.vcn, self.h, self.w = step, vcn, h, w
         self.decoder = Cached(vcn.dec_blocks, h * w)
-        self.pos, self.focal = grid_positions(h, w, vcn.c.patch)
+        self.pos, self.focal = grid_positions(h, w)
 
-    def forward(self, x, before, past_controls, controls, text):
+    def forward(self, x, before, last, past_controls, controls, text):
         c, dit = self.vcn.c, self.step.dit
+        cameras = reckon(controls)[0]
+        seen, _ = reproject(last.expand(len(cameras), *last.shape[1:]), torch.zeros_like(cameras), cameras, c.eye)
+        foreseen = self.vcn.encode(seen[None, None], controls[:, None])[:, 0]
         biases = self.step.trunk.bias(past_controls, self.pos, self.focal)
         for i in range(c.steps):
             tau = torch.full((1,), i / c.steps)
-            clean = self.step(x, before, tau, controls, text, *biases)
+            clean = self.step(x, before, foreseen, tau, controls, text, *biases)
             x = x + (clean - x) / (c.steps - i)
         z = rms_norm(x)
         frames = self.decode(z, past_controls, controls)
         rgba = F.pad(((frames.clamp(-1, 1) + 1) * 127.5).byte(), (0, 0, 0, 0, 0, 1), value=255).permute(0, 2, 3, 1).contiguous()
         cond = dit.condition(torch.full((1,), 1 - c.context_noise), controls, torch.zeros(1), text)
-        self.step.trunk(dit.patch_in(torch.cat([z, before], -1)), cond, self.step.rope, biases, max(c.dit.temporal))
+        self.step.trunk(dit.patch_in(torch.cat([z, before, foreseen], -1)), cond, self.step.rope, biases, max(c.dit.temporal))
         return rgba
 
     def decode(self, z, past_controls, controls):
-        v, h, w, s, f = self.vcn, self.h, self.w, self.vcn.sub, self.vcn.c.frames_per_chunk
+        v, h, w = self.vcn, self.h, self.w
         cond = F.silu(v.dec_control(control_features(controls)))
         rope = rope_tables(h, w, v.c.decoder.width // v.c.decoder.heads)
         x = self.decoder(v.dec_in(z), cond, rope, self.decoder.bias(past_controls, self.pos, self.focal))
-        x = v.dec_token(rms_norm(x)).reshape(1, h, w, s, s, -1).permute(0, 1, 3, 2, 4, 5).reshape(1, h * s, w * s, -1)
-        x = x.permute(0, 3, 1, 2)
-        for res in v.dec_res:
-            x = res(x)
-        x = v.dec_out(F.silu(x).permute(0, 2, 3, 1)).reshape(h * s, w * s, 2 * f - 1, 3, 4, 4)
-        x = x.permute(2, 3, 0, 4, 1, 5).reshape(2 * f - 1, 3, h * s * 4, w * s * 4)
-        earlier, last, residual = x.split([f - 1, 1, f - 1])
-        return torch.cat([warp(earlier, turned(controls)[0]) + residual, last])
+        return v.draw(x[:, None], controls[:, None], h, w)[0, 0]
 
 
 def seconds(run, repeats=20):
@@ -140,8 +135,8 @@ def main():
     past_controls = torch.zeros(1, 1 + len(c.dit.offsets), c.frames_per_chunk, c.controls)
     controls, text = torch.zeros(1, c.frames_per_chunk, c.controls), torch.randn(1, c.text)
     biases = step.trunk.bias(past_controls, chunk.pos, chunk.focal)
-    one = (x, before, torch.full((1,), 0.5), controls, text, *biases)
-    whole = (x, before, past_controls, controls, text)
+    one = (x, before, torch.randn_like(x), torch.full((1,), 0.5), controls, text, *biases)
+    whole = (x, before, torch.rand(1, 3, c.height, c.width), past_controls, controls, text)
 
     path = str(Path(tempfile.mkdtemp()) / "step.onnx")
     torch.onnx.export(step, one, path, dynamo=True)

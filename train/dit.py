@@ -15,7 +15,7 @@ from export import load_model
 from model import DiT, camera, rms_norm
 from text import TextEncoder
 from vcn import psnr
-from walk import FURTHEST, Walkers, Walks, noised
+from walk import FURTHEST, Walkers, Walks, noised, weigh
 
 # what a step sees: its share of the draws, chunks a clip, clips (of --batch 4), noisy copies of each, and at most how
 # many more passes with the model's own predictions as the past. Many short clips teach fastest, long ones the memory,
@@ -23,24 +23,32 @@ from walk import FURTHEST, Walkers, Walks, noised
 MIX = [(0.35, 6, 4, 2, 3), (0.1, 20, 2, 2, 8), (0.55, 1, 16, 4, 0)]
 # of the steps, so many follow worlds that the model itself walks, with the sampler that ships: (share, worlds of --batch 4,
 # chunks, noisy copies of the truth)
-OWN_WALKS = (0.3, 8, 8, 2)
+OWN_WALKS = (0.4, 8, 8, 2)
+DOUBT = 0.1  # see `walk.weigh`
 CUT = 0.25  # of the clips change the place with the caption
 UNPROMPTED = 0.1  # of the clips, for guidance
 CONTEXT_NOISE = 0.25  # the past is remembered at levels 1 - 0.25 to 1
 
 
+def foresee_flops(c, n=64):
+    """FLOP of decoding a chunk and encoding what is foreseen of the next."""
+    trunks = sum(t.layers * n * (12 * t.width**2 * 2 + 8 * n * t.width) for t in (c.encoder, c.decoder))
+    return trunks + 2 * 8 * n * 16 * 9 * c.stem**2  # two blocks of two 3x3 convolutions each way
+
+
 def flops(c, clips, chunks, copies, n=64):
-    """FLOP of a training step over clips of so many chunks: context stream up to the last temporal layer (if there is a
-    past), noisy copies."""
+    """FLOP of a training step over clips of so many chunks: context stream up to the last temporal layer and what is
+    foreseen (if there is a past), noisy copies."""
     block = n * (12 * c.dit.width**2 * 2 + 8 * n * c.dit.width)
     context = max(c.dit.temporal) + 1 if chunks > 1 else 0
-    return 3 * clips * chunks * block * (context + copies * c.dit.layers)
+    return clips * (3 * chunks * block * (context + copies * c.dit.layers) + (chunks - 1) * foresee_flops(c))
 
 
 def walk_flops(c, worlds, chunks, copies, n=64):
     """FLOP of such a step of `Walkers.errors`: sampler and commit forward, noisy copies with their gradients."""
     block = n * (12 * c.dit.width**2 * 2 + 8 * n * c.dit.width)
-    return worlds * chunks * block * ((c.steps + 3 * copies) * c.dit.layers + max(c.dit.temporal) + 1)
+    network = block * ((c.steps + 3 * copies) * c.dit.layers + max(c.dit.temporal) + 1)
+    return worlds * chunks * (network + foresee_flops(c))
 
 
 class Captions:
@@ -75,21 +83,20 @@ def draw_kind(rng):
     return MIX[rng.choice(len(MIX), p=[m[0] for m in MIX])]
 
 
-def regression(model, z, past, controls, pitch, text, h, w, copies):
+def regression(model, vcn, z, past, controls, pitch, text, h, w, copies):
     """The error of `copies` noisy copies of the latents z [B, T, N, C] with this past, their first predictions and the mean
     error from pure noise."""
+    with torch.no_grad():
+        foreseen = vcn.foreseen(past, controls, pitch, h, w)
     chunks = z.shape[1]
     text = torch.where(torch.rand(len(z), 1, 1) < UNPROMPTED, 0.0, text)
     context_tau = 1 - CONTEXT_NOISE * torch.rand(z.shape[:2])
     tau = torch.rand(copies * len(z), chunks) ** 1.3
     tau[: len(z)][torch.rand(len(z), chunks) < 0.5] = 0
     target = z.repeat(copies, 1, 1, 1)
-    clean = model(noised(past, context_tau), context_tau, noised(target, tau), tau, controls, pitch, text, h, w).float()
+    clean = model(noised(past, context_tau), context_tau, noised(target, tau), tau, foreseen, controls, pitch, text, h, w).float()
     error = (clean - target).square().mean((2, 3))
-    weight = torch.ones_like(error)
-    if chunks > 1:
-        weight[:, 0] = 0.5
-    loss = (error * weight).sum() / weight.sum()
+    loss = (error * weigh(foreseen, z, DOUBT).repeat(copies, 1)).mean()
     return loss, clean[: len(z)].detach(), error[: len(z)][tau[: len(z)] == 0].mean().item()
 
 
@@ -105,9 +112,10 @@ def evaluate(dit, batches, held_out, clips=12):
         x, z, a, pitch, text, (h, w) = batches.draw(held_out, 4, 6, mirror=False)
         context_tau = torch.full(z.shape[:2], level)
         context = noised(z, context_tau)
+        foreseen = batches.vcn.foreseen(z, a, pitch, h, w)
         noisy, tau = torch.randn_like(z), 0.0
         for after in [(i + 1) / dit.c.steps for i in range(dit.c.steps)]:
-            clean = dit(context, context_tau, noisy, torch.full(z.shape[:2], tau), a, pitch, text, h, w)
+            clean = dit(context, context_tau, noisy, torch.full(z.shape[:2], tau), foreseen, a, pitch, text, h, w)
             if tau == 0:
                 e = (clean - z).square().mean((2, 3))
                 errors.append(e[:, 2:].flatten())
@@ -143,13 +151,12 @@ def sheet(dit, batches, held_out, path, chunks=20):
     batches.rng = rng
     g = torch.Generator().manual_seed(0)
     noise, eps = (torch.randn(z.shape, generator=g).to(z.device) for _ in range(2))
-    walks, cameras, out = Walks(dit, len(z), h, w, z.device), camera(a), []
+    walks, cameras, out = Walks(dit, batches.vcn, len(z), h, w, z.device), camera(a), []
     for t in range(chunks):
-        steering = a[:, t], pitch[:, t], text[:, t], cameras[:, t]
-        out.append(z[:, t] if t < 2 else walks.step(*steering, noise[:, t]))
-        walks.commit(out[t], *steering, eps[:, t])
-    out = torch.stack(out, 1)
-    y = batches.vcn.decode(out, a, h, w).clamp(-1, 1)
+        steering = a[:, t], pitch[:, t], text[:, t], cameras[:, t], walks.foresee(a[:, t], pitch[:, t])
+        latents = z[:, t] if t < 2 else walks.step(*steering, noise[:, t])
+        out.append(walks.commit(latents, *steering, eps[:, t]))
+    y = torch.stack(out, 1).clamp(-1, 1)
     pick = [0, 1, 2, 3, 4, 6, 8, 11, 15, 19]
     rows = [torch.cat([v[i, t, 1] for t in pick if t < chunks], -1) for i in range(len(x)) for v in (x, y)]
     image = ((torch.cat(rows, -2) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
@@ -169,7 +176,8 @@ def main():
     torch.manual_seed(args.seed)
     c, vcn, _ = load_model(args.model, world.device)
     dit = DiT(c).to(world.device)
-    run = engine.Run(args.out, dit, args, world, 2e-3, load_model(args.init)[2] if args.init else None)
+    start = load_model(args.init)[2] if args.init else None
+    run = engine.Run(args.out, dit, args, world, 1e-3 if start else 2e-3, start)
     forward = torch.compile(dit, dynamic=False) if args.compile else dit
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
@@ -203,7 +211,7 @@ def main():
         passes -= 1
         model = forward if (h, w) == (c.height // c.patch, c.width // c.patch) else dit  # one size is compiled
         with world.precision():
-            loss, clean, noise = regression(model, z, past, a, pitch, text, h, w, copies)
+            loss, clean, noise = regression(model, vcn, z, past, a, pitch, text, h, w, copies)
         again = rms_norm(clean)
         run.update(loss, flops(c, clips * world.size, chunks, copies), {"loss": loss.item(), "noise": noise, "chunks": chunks})
         if run.step % 400 == 0 and world.rank == 0:

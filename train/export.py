@@ -48,7 +48,7 @@ def fixture(folder, model=None):
     if model is None:
         trunk = dict(width=32, heads=2)
         c = Config(name="parity", width=48, height=32, latent=8, cond=16, stem=16, text=12,
-                   steps=2, first_steps=3, first_guidance=1.5,
+                   steps=2, first_steps=3, guidance=1.5,
                    encoder=TrunkConfig(layers=1, temporal=[], offsets=[], **trunk),
                    decoder=TrunkConfig(layers=2, temporal=[0, 1], offsets=[1], **trunk),
                    dit=TrunkConfig(layers=3, temporal=[0, 1], offsets=[1, 2, 5, 9], **trunk))  # fmt: skip
@@ -73,12 +73,14 @@ def fixture(folder, model=None):
     noise, eps = torch.randn(1, chunks, h * w, c.latent), torch.randn(1, chunks, h * w, c.latent)
     with torch.no_grad():
         first = vcn.encode(frames, a[:, :seen])
-        latents = rollout(dit, first, a, pitch, text, noise, eps, h, w)
+        latents = rollout(dit, vcn, first, a, pitch, text, noise, eps, h, w)
+        half = chunks // 2  # where the text changes and a new past begins
+        parts = [vcn.decode(latents[:, part], a[:, part], h, w) for part in (slice(half), slice(half, None))]
         a3, pitch3, text3, noise3, eps3 = (v[:, :3] for v in (a, pitch, text, noise, eps))
-        alone = rollout(dit, first[:, :0], a3, pitch3, text3, noise3, eps3, h, w)
+        alone = rollout(dit, vcn, first[:, :0], a3, pitch3, text3, noise3, eps3, h, w)
         case = {
             "frames": frames[0], "controls": a[0], "text": text[0], "noise": noise[0], "context_eps": eps[0],
-            "encoded": first[0], "latents": latents[0], "decoded": vcn.decode(latents, a, h, w)[0],
+            "encoded": first[0], "latents": latents[0], "decoded": torch.cat(parts, 1)[0],
             "latents_no_past": alone[0],
         }  # fmt: skip
     save_file({k: v.contiguous() for k, v in case.items()}, Path(folder) / "case.safetensors")

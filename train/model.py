@@ -36,6 +36,7 @@ class Config:
     width: int = 128  # pixels, the size trained at
     height: int = 128
     fps: float = 20.0
+    eye: float = 1.62  # blocks above the ground, or 0: walking moves nothing in view (a camera that stands)
     patch: int = 16  # pixels across a token
     frames_per_chunk: int = 2
     controls: int = 8  # numbers a tick: those of `Controls::to_vector`, then `actions`
@@ -49,7 +50,7 @@ class Config:
     dit: TrunkConfig = field(default_factory=TrunkConfig)
     steps: int = 2
     first_steps: int = 8
-    first_guidance: float = 2.0  # of a chunk without a past
+    guidance: float = 2.0  # of a chunk without a past
     context_noise: float = 0.1
     precision: str = "f32"  # or int8: of the blocks of DiT and decoder at run time, on a CPU
 
@@ -72,20 +73,32 @@ def modulate(x, shift, scale):
 # --- geometry ---------------------------------------------------------------------------------------------------------
 
 
-def camera(controls):
-    """Dead-reckoned camera [..., T, 5] (yaw, pitch in radians; x, z in blocks; jumps) at the end of every chunk.
+def reckon(controls, start=None):
+    """Dead-reckoned camera [..., n, 5] (yaw, pitch in radians; x, z in blocks; jumps) after every tick, from `start` [..., 5].
 
-    controls [..., T, ticks, 8] as in `Controls::to_vector`.
+    controls [..., n, 8] as in `Controls::to_vector`.
     """
-    a = controls.flatten(-3, -2)
-    yaw = torch.deg2rad(a[..., 4]).cumsum(-1)
-    pitch = torch.deg2rad(a[..., 5]).cumsum(-1)
-    speed = WALK * (1 + (SPRINT - 1) * a[..., 2])
-    forward, right = a[..., 0] * speed, a[..., 1] * speed
-    x = (forward * yaw.sin() + right * yaw.cos()).cumsum(-1)
-    z = (forward * yaw.cos() - right * yaw.sin()).cumsum(-1)
-    cam = torch.stack([yaw, pitch, x, z, a[..., 3].cumsum(-1)], -1)
-    return cam[..., controls.shape[-2] - 1 :: controls.shape[-2], :]
+    start = torch.zeros(5, device=controls.device) if start is None else start
+    yaw, pitch, x, z, jumps = (v[..., None] for v in start.unbind(-1))
+    yaw = yaw + torch.deg2rad(controls[..., 4]).cumsum(-1)
+    pitch = pitch + torch.deg2rad(controls[..., 5]).cumsum(-1)
+    speed = WALK * (1 + (SPRINT - 1) * controls[..., 2])
+    forward, right = controls[..., 0] * speed, controls[..., 1] * speed
+    x = x + (forward * yaw.sin() + right * yaw.cos()).cumsum(-1)
+    z = z + (forward * yaw.cos() - right * yaw.sin()).cumsum(-1)
+    return torch.stack([yaw, pitch, x, z, jumps + controls[..., 3].cumsum(-1)], -1)
+
+
+def camera(controls):
+    """The camera [..., T, 5] of `reckon` at the end of every chunk of controls [..., T, ticks, 8]."""
+    ticks = controls.shape[-2]
+    return reckon(controls.flatten(-3, -2))[..., ticks - 1 :: ticks, :]
+
+
+def pitched(cameras, pitch):
+    """Cameras [..., F, 5] with the pitch of the last being pitch [...]."""
+    change = F.one_hot(torch.tensor(1, device=pitch.device), 5) * (pitch - cameras[..., -1, 1])[..., None]
+    return cameras + change.unsqueeze(-2)
 
 
 def motion(now, then):
@@ -99,11 +112,101 @@ def motion(now, then):
     return torch.stack([turn[..., 0], turn[..., 1], forward, right, d[..., 4], torch.ones_like(forward)], -1)
 
 
-def grid_positions(h, w, patch, device=None):
-    """Token centres [N, 2] (x right, y down) in focal lengths from the middle, and the focal length in tokens."""
+def rays(h, w, device=None):
+    """Centres x, y [h, w] of pixels or tokens in focal lengths from the middle (right, down), and the focal length in
+    them."""
     focal = FOCAL * math.sqrt(h * w)
     y, x = torch.meshgrid(torch.arange(h, device=device) + 0.5, torch.arange(w, device=device) + 0.5, indexing="ij")
-    return torch.stack([(x - w / 2) / focal, (y - h / 2) / focal], -1).reshape(-1, 2), focal
+    return (x - w / 2) / focal, (y - h / 2) / focal, focal
+
+
+def grid_positions(h, w, device=None):
+    """Token centres [N, 2] and the focal length, as of `rays`."""
+    x, y, focal = rays(h, w, device)
+    return torch.stack([x, y], -1).reshape(-1, 2), focal
+
+
+def sample_at(images, x, y, focal, mode="bilinear"):
+    """Colours of images [M, 3, H, W] at x, y [M, H, W] in focal lengths from the middle, edges held."""
+    h, w = images.shape[-2:]
+    grid = torch.stack([x * 2 * focal / w, y * 2 * focal / h], -1)
+    return F.grid_sample(images, grid, mode, "border", align_corners=False)
+
+
+def reproject(images, then, now, eye):
+    """Images [M, 3, H, W] of cameras then [M, 5] as cameras now [M, 5] see them, and which pixels were in view [M, 1, H, W].
+
+    A rotation moves the picture the same at every depth. Walking moves what is below the horizon, as if the ground were
+    flat, bare and `eye` blocks below; the rest stays, as if it were far.
+    """
+    h, w = images.shape[-2:]
+    x, y, focal = rays(h, w, images.device)
+    angle = lambda a: (a.cos()[:, None, None], a.sin()[:, None, None])  # noqa: E731
+    (yc, ys), (nc, ns), (tc, ts) = angle(now[:, 0] - then[:, 0]), angle(now[:, 1]), angle(then[:, 1])
+    cos, sin, dx, dz = then[:, 0].cos(), then[:, 0].sin(), now[:, 2] - then[:, 2], now[:, 3] - then[:, 3]
+    right, forward = ((dx * cos - dz * sin)[:, None, None], (dx * sin + dz * cos)[:, None, None])
+    # the pixel's ray levelled, turned to where that camera looked, met with the ground, and pitched as that camera was
+    y, z = y * nc - ns, y * ns + nc
+    x, z = x * yc + z * ys, z * yc - x * ys
+    nearness = y.clamp(min=0) / eye if eye else torch.zeros_like(y)
+    x, z = x + right * nearness, z + forward * nearness
+    y, z = y * tc + z * ts, z * tc - y * ts
+    inside = (z > 0.01) & (x.abs() * focal <= z * w / 2) & (y.abs() * focal <= z * h / 2)
+    z = z.clamp(min=0.01)
+    # bicubic, as frames are seen again and again: bilinear blurs them each time
+    return sample_at(images, x / z, y / z, focal, "bicubic").clamp(-1, 1), inside.unsqueeze(1)
+
+
+class Views:
+    """The frames that B worlds go on seeing: their last one, and key frames of other directions, newest first, until
+    they are left behind. Frames are kept in half precision.
+    """
+
+    MOST = 6  # key frames
+    TURN, WAY = math.radians(40), 0.5  # how far in radians or blocks from all others a key frame is taken
+    FRESH, FAR = 1 / 8, 2  # of that: a frame so near to a key frame takes its place; one so far on foot forgets it
+
+    def __init__(self, count, height, width, eye, device=None):
+        self.eye = eye
+        self.nothing = torch.zeros(3, height, width, device=device), torch.zeros(5, device=device)
+        self.last, self.keys = [self.nothing] * count, [[] for _ in range(count)]
+
+    def forget(self, rows):
+        """Begins the worlds of these rows anew: grey."""
+        for row in rows:
+            self.last[row], self.keys[row] = self.nothing, []
+
+    def add(self, frames, cameras):
+        """The last frame [B, 3, H, W] of every world, taken by cameras [B, 5]."""
+        for row, view in enumerate(zip(frames.clamp(-1, 1).half().float(), cameras)):
+            gone = lambda key, view=view: (view[1] - key[1])[2:4].norm() > self.FAR * self.WAY  # noqa: E731
+            keys = [key for key in self.keys[row] if not gone(key)]
+            apart = [self._apart(view[1], key[1]) for key in keys]
+            nearest = min(apart, default=1)
+            if nearest < self.FRESH:
+                keys.pop(apart.index(nearest))
+            if nearest < self.FRESH or nearest >= 1:
+                keys = [view, *keys][: self.MOST]
+            self.last[row], self.keys[row] = view, keys
+
+    def _apart(self, a, b):
+        yaw, pitch, x, z, _ = (a - b).tolist()
+        return max(abs(math.remainder(yaw, 2 * math.pi)) / self.TURN, abs(pitch) / self.TURN, math.hypot(x, z) / self.WAY)
+
+    def see(self, cameras):
+        """What cameras [B, F, 5] see if nothing else moves [B, F, 3, H, W]: each pixel from the first view that has it, and
+        where none has, as the last frame goes on at its edge."""
+        (b, f), worlds = cameras.shape[:2], [[last, *keys] for last, keys in zip(self.last, self.keys)]
+        now, seen, missing = cameras.flatten(0, 1), None, None
+        for i in range(max(map(len, worlds))):
+            views = [world[min(i, len(world) - 1)] for world in worlds]
+            images, then = (torch.stack([view[part] for view in views]).repeat_interleave(f, 0) for part in (0, 1))
+            image, inside = reproject(images, then, now, self.eye)
+            seen = image if seen is None else torch.where(missing & inside, image, seen)
+            missing = ~inside if missing is None else missing & ~inside
+            if not missing.any():
+                break
+        return seen.unflatten(0, (b, f))
 
 
 def rope_tables(h, w, head_dim, device=None):
@@ -277,15 +380,11 @@ def warp(images, turn):
 
     A rotation moves the picture the same at every depth, so the controls alone tell where each pixel comes from.
     """
-    h, w = images.shape[-2:]
-    focal = FOCAL * math.sqrt(h * w)
-    y, x = torch.meshgrid(torch.arange(h, device=images.device) + 0.5, torch.arange(w, device=images.device) + 0.5, indexing="ij")
-    x, y = (x - w / 2) / focal, (y - h / 2) / focal
+    x, y, focal = rays(*images.shape[-2:], images.device)
     (ys, yc), (ps, pc) = ((t.sin()[:, None, None], t.cos()[:, None, None]) for t in turn.unbind(-1))
     x, z = x * yc - ys, x * ys + yc
     y, z = y * pc + z * ps, z * pc - y * ps
-    grid = torch.stack([x / z * 2 * focal / w, y / z * 2 * focal / h], -1)
-    return F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+    return sample_at(images, x / z, y / z, focal)
 
 
 class VCN(nn.Module):
@@ -326,18 +425,21 @@ class VCN(nn.Module):
         x = F.silu(x).permute(0, 2, 3, 1).reshape(b, t, h, s, w, s, -1).permute(0, 1, 2, 4, 3, 5, 6).flatten(4)
         x = self.enc_token(x).flatten(2, 3)
         cond = F.silu(self.enc_control(control_features(controls)))
-        pos, focal = grid_positions(h, w, self.c.patch, x.device)
+        pos, focal = grid_positions(h, w, x.device)
         rope = rope_tables(h, w, self.c.encoder.width // self.c.encoder.heads, x.device)
         x = self.enc_blocks(x, cond, rope, camera(controls), pos, focal)
         return rms_norm(self.enc_out(rms_norm(x)))
 
     def decode(self, latents, controls, h, w):
         """latents [B, T, h*w, latent], controls [B, T, F, 8] -> frames [B, T, F, 3, H, W]."""
-        b, t, s, f = *latents.shape[:2], self.sub, self.c.frames_per_chunk
         cond = F.silu(self.dec_control(control_features(controls)))
-        pos, focal = grid_positions(h, w, self.c.patch, latents.device)
+        pos, focal = grid_positions(h, w, latents.device)
         rope = rope_tables(h, w, self.c.decoder.width // self.c.decoder.heads, latents.device)
-        x = self.dec_blocks(self.dec_in(latents), cond, rope, camera(controls), pos, focal)
+        return self.draw(self.dec_blocks(self.dec_in(latents), cond, rope, camera(controls), pos, focal), controls, h, w)
+
+    def draw(self, x, controls, h, w):
+        """The frames of what the decoder's blocks tell [B, T, h*w, width]."""
+        b, t, s, f = *x.shape[:2], self.sub, self.c.frames_per_chunk
         x = self.dec_token(rms_norm(x)).reshape(b * t, h, w, s, s, -1).permute(0, 1, 3, 2, 4, 5)
         x = x.reshape(b * t, h * s, w * s, -1).permute(0, 3, 1, 2)
         for res in self.dec_res:
@@ -348,12 +450,30 @@ class VCN(nn.Module):
         seen = warp(earlier.flatten(0, 2), turned(controls).flatten(0, 2)).view_as(earlier)
         return torch.cat([seen + residual, last], 2)
 
+    def foreseen(self, latents, controls, pitch, h, w):
+        """Every chunk of clips as its past tells it if nothing but the camera moves: what `Views` see, encoded. latents
+        [B, T or T-1, N, latent], controls [B, T, F, 8], pitch [B, T] at the end of chunks -> [B, T, N, latent], 0 for the first.
+        """
+        b, t, f = controls.shape[:3]
+        if t == 1:
+            return torch.zeros(b, 1, h * w, self.c.latent, device=controls.device)
+        frames = self.decode(latents[:, : t - 1], controls[:, : t - 1], h, w)[:, :, -1].float()
+        cameras = pitched(reckon(controls.flatten(1, 2)).unflatten(1, (t, f)), pitch)
+        views, seen = Views(b, *frames.shape[-2:], self.c.eye, frames.device), []
+        for i in range(1, t):
+            views.add(frames[:, i - 1], cameras[:, i - 1, -1])
+            seen.append(views.see(cameras[:, i]))
+        return F.pad(self.encode(torch.stack(seen, 1), controls[:, 1:]).float(), (0, 0, 0, 0, 1, 0))
+
 
 # --- diffusion transformer --------------------------------------------------------------------------------------------
 
 
 class DiT(nn.Module):
     """Predicts a chunk's clean latent from a noisy one, the past, the controls and the text.
+
+    What of the past is still in view need not be dreamed: the chunk as foreseen (`VCN.foreseen`) comes in beside the noisy
+    one, and the answer corrects it. Only a chunk without a past is invented as a whole.
 
     tau is the signal level: x_tau = tau x + (1 - tau) noise, 0 is pure noise, 1 is clean.
     """
@@ -362,18 +482,20 @@ class DiT(nn.Module):
         super().__init__()
         self.c = c
         width = c.dit.width
-        self.patch_in = nn.Linear(3 * c.latent, width)
+        self.patch_in = nn.Linear(4 * c.latent, width)
         self.tau_in = nn.Linear(32, width)
         self.control_in = nn.Linear(c.controls * c.frames_per_chunk + 1, width)  # and the pitch
         self.text_in = nn.Linear(c.text, width)
         self.cond = nn.Linear(width, c.cond)
         self.blocks = Trunk(c.dit, c.cond)
         self.ada_out = nn.Linear(c.cond, 2 * width)
-        self.patch_out = nn.Linear(width, c.latent)
+        self.patch_out = nn.Linear(width, 2 * c.latent)
         nn.init.zeros_(self.ada_out.weight)
         nn.init.zeros_(self.ada_out.bias)
         nn.init.normal_(self.patch_out.weight, std=0.02)
         nn.init.zeros_(self.patch_out.bias)
+        with torch.no_grad():  # no correction to begin with
+            self.patch_out.weight[c.latent :] = 0
 
     def condition(self, tau, controls, pitch, text):
         """tau [..., T], controls [..., T, F, 8], pitch [..., T], text [..., T, text] -> [..., T, cond]."""
@@ -384,14 +506,21 @@ class DiT(nn.Module):
         return F.silu(self.cond(F.silu(features)))
 
     def geometry(self, controls, h, w):
-        pos, focal = grid_positions(h, w, self.c.patch, controls.device)
+        pos, focal = grid_positions(h, w, controls.device)
         return rope_tables(h, w, self.c.dit.width // self.c.dit.heads, controls.device), camera(controls), pos, focal
 
-    def forward(self, context, context_tau, noisy, tau, controls, pitch, text, h, w):
+    def answer(self, x, cond, foreseen, begins):
+        """Clean latents from what the blocks tell [..., N, width]; chunks that `begins` [..., 1, 1] tells have no past."""
+        shift, scale = self.ada_out(cond).unsqueeze(-2).chunk(2, -1)
+        invented, correction = self.patch_out(modulate(x, shift, scale)).chunk(2, -1)
+        return torch.where(begins, invented, foreseen + correction)
+
+    def forward(self, context, context_tau, noisy, tau, foreseen, controls, pitch, text, h, w):
         """Teacher forcing with two streams.
 
         context [B, T, N, C]: the past as remembered at level context_tau [B, T]; noisy [K*B, T, N, C]: K copies of the
-        same clips at levels tau [K*B, T], each of which sees `context` before it; pitch [B, T]: the camera's at the end
+        same clips at levels tau [K*B, T], each of which sees `context` before it; foreseen [B, T, N, C] as of
+        `VCN.foreseen`; pitch [B, T]: the camera's at the end
         of each chunk, in radians since the world began: the horizon, which a blurred past no longer tells.
         -> clean latents [K*B, T, N, C].
         """
@@ -399,12 +528,15 @@ class DiT(nn.Module):
         streams = (b + len(noisy)) // len(context)
         before = [F.pad(context, (0, 0, 0, 0, n, 0))[:, :-n] for n in (1, 2)]
         repeat = lambda a: a.repeat(streams, *[1] * (a.dim() - 1))  # noqa: E731
-        x = torch.cat([torch.cat([context[:b], noisy]), *map(repeat, before)], -1)
+        foreseen = repeat(foreseen)
+        x = torch.cat([torch.cat([context[:b], noisy]), *map(repeat, before), foreseen], -1)
         cond = self.condition(torch.cat([context_tau[:b], tau]), repeat(controls), repeat(pitch), repeat(text))
         rope, cam, pos, focal = self.geometry(controls, h, w)
         x = self.blocks(self.patch_in(x).float(), cond, rope, cam, pos, focal, clean=b or None)
-        shift, scale = self.ada_out(cond[b:]).unsqueeze(-2).chunk(2, -1)
-        return self.patch_out(modulate(x, shift, scale))
+        return self.answer(x, cond[b:], foreseen[b:], torch.arange(x.shape[1], device=x.device)[:, None, None] == 0)
+
+
+RENEWED = 0.1  # signal level of a chunk that begins from what was foreseen of it
 
 
 def sample_levels(steps):
@@ -413,32 +545,38 @@ def sample_levels(steps):
 
 
 @torch.no_grad()
-def rollout(dit: DiT, first, controls, pitch, text, noise, context_eps, h, w):
+def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps, h, w):
     """Reference sampler, without a cache: continues `first` [B, P, N, C] to T chunks (P may be 0).
 
     controls [B, T, F, 8], pitch [B, T], text [B, T, text], noise and context_eps [B, T, N, C]. Deterministic (DDIM, Song et al. 2021):
-    x moves on the line between its noise and the present prediction. Finished latents are put back on their unit-RMS
-    sphere and remembered at level 1 - context_noise. -> latents [B, T, N, C].
+    x moves on the line between its noise and the present prediction. Finished latents are put back on their
+    unit-RMS sphere and remembered at level 1 - context_noise. Where the text changes, the past ends: the chunk begins anew from
+    what was foreseen of it, made noisy (SDEdit, Meng et al. 2022), and is guided away from the words before. -> latents [B, T, N, C].
     """
     c, total = dit.c, controls.shape[1]
-    latents = first
+    latents, begin = first, 0
     for t in range(first.shape[1], total):
-        x = noise[:, t]
-        levels = sample_levels(c.first_steps if t == 0 else c.steps)
+        x, levels = noise[:, t], sample_levels(c.steps if t else c.first_steps)
+        if t and (text[:, t] != text[:, t - 1]).any():
+            foreseen = vcn.foreseen(latents[:, begin:], controls[:, begin : t + 1], pitch[:, begin : t + 1], h, w)[:, -1]
+            levels = [RENEWED, *(level for level in sample_levels(c.first_steps) if level > RENEWED)]
+            x, begin = RENEWED * foreseen + (1 - RENEWED) * x, t
+        steering = controls[:, begin : t + 1], pitch[:, begin : t + 1]
+        foreseen = vcn.foreseen(latents[:, begin:], *steering, h, w)
+        past = (1 - c.context_noise) * latents[:, begin:] + c.context_noise * context_eps[:, begin:t]
         for now, after in zip(levels, levels[1:]):
-            past = (1 - c.context_noise) * latents + c.context_noise * context_eps[:, :t]
             # the chunk under way stands in for itself in the context stream; no other chunk sees it there
             context = torch.cat([past, x[:, None]], 1)
             level = torch.full(context.shape[:2], 1 - c.context_noise)
-            tau = torch.cat([level[:, :t], torch.full((len(x), 1), now)], 1)
+            tau = torch.cat([level[:, :-1], torch.full((len(x), 1), now)], 1)
 
             def predict(text):
-                return dit(context, level, context, tau, controls[:, : t + 1], pitch[:, : t + 1], text[:, : t + 1], h, w)[:, -1]
+                return dit(context, level, context, tau, foreseen, *steering, text, h, w)[:, -1]
 
-            clean = predict(text)
-            if t == 0 and c.first_guidance > 1:
-                without = predict(torch.zeros_like(text))
-                clean = without + c.first_guidance * (clean - without)
+            clean = predict(text[:, begin : t + 1])
+            if t == begin and c.guidance > 1:
+                without = predict(text[:, t - 1 : t] if t else torch.zeros_like(text[:, :1]))
+                clean = without + c.guidance * (clean - without)
             x = clean if after == 1 else x + (after - now) / (1 - now) * (clean - x)
         latents = torch.cat([latents, rms_norm(x)[:, None]], 1)
     return latents

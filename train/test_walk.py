@@ -2,25 +2,31 @@
 
 import torch
 
-from model import Config, DiT, TrunkConfig, camera, rollout
+from model import VCN, Config, DiT, TrunkConfig, camera, rollout
 from walk import Walks, noised
 
 
 def test_a_cached_walk_is_the_rollout():
     torch.manual_seed(0)
-    trunk = TrunkConfig(width=32, heads=2, layers=3, temporal=[0, 1], offsets=[1, 2, 5, 9])
-    c = Config(latent=8, cond=16, text=12, steps=2, first_steps=3, first_guidance=1.5, dit=trunk)
-    dit = DiT(c)
-    for p in dit.parameters():
+    small = dict(width=32, heads=2)
+    c = Config(latent=8, cond=16, stem=16, text=12, steps=2, first_steps=3, guidance=1.5,
+               encoder=TrunkConfig(layers=1, temporal=[], offsets=[], **small),
+               decoder=TrunkConfig(layers=2, temporal=[0, 1], offsets=[1], **small),
+               dit=TrunkConfig(layers=3, temporal=[0, 1], offsets=[1, 2, 5, 9], **small))  # fmt: skip
+    vcn, dit = VCN(c).requires_grad_(False), DiT(c)
+    for p in [*vcn.parameters(), *dit.parameters()]:
         p.data += 0.05 * torch.randn_like(p)
     b, t, h, w = 2, 14, 2, 3
-    controls, pitch, text = torch.randn(b, t, 2, 8), 0.1 * torch.randn(b, t), torch.randn(b, t, 12)
+    controls, pitch, text = torch.randn(b, t, 2, 8), 0.1 * torch.randn(b, t), torch.randn(b, 1, 12).expand(b, t, 12)
+    controls[..., 4:6] *= 15  # degrees: enough for key frames
     noise, eps = torch.randn(2, b, t, h * w, c.latent)
-    expected = rollout(dit, noise[:, :0], controls, pitch, text, noise, eps, h, w)
-    walks, cam = Walks(dit, b, h, w, "cpu"), camera(controls)
+    expected = rollout(dit, vcn, noise[:, :0], controls, pitch, text, noise, eps, h, w)
+    foreseen = vcn.foreseen(expected, controls, pitch, h, w)
+    drawn = vcn.decode(expected, controls, h, w)
+    walks, cam = Walks(dit, vcn, b, h, w, "cpu"), camera(controls)
     level = 1 - c.context_noise
     for i in range(t):
-        steering = controls[:, i], pitch[:, i], text[:, i], cam[:, i]
+        steering = controls[:, i], pitch[:, i], text[:, i], cam[:, i], walks.foresee(controls[:, i], pitch[:, i])
         torch.manual_seed(i)
         errors = walks.error(expected[:, i], *steering, 2)
         torch.manual_seed(i)
@@ -30,15 +36,16 @@ def test_a_cached_walk_is_the_rollout():
         past = (level * expected + (1 - level) * eps)[:, : i + 1].repeat(2, 1, 1, 1)
         taus = torch.cat([torch.full((2 * b, i), level), tau[:, None]], 1)
         stream = torch.cat([past[:, :i], noisy[:, None]], 1)
-        so_far = [s[:, : i + 1].repeat(2, *[1] * (s.dim() - 1)) for s in (controls, pitch, text)]
+        so_far = [s[:, : i + 1].repeat(2, *[1] * (s.dim() - 1)) for s in (foreseen, controls, pitch, text)]
         clean = dit(stream, torch.full((2 * b, i + 1), level), stream, taus, *so_far, h, w)[:, -1]
         assert (errors - (clean - expected[:, i].repeat(2, 1, 1)).square().mean((1, 2))).abs().max() < 1e-4, f"error of chunk {i}"
         latents = walks.step(*steering, noise[:, i])
-        assert (latents - expected[:, i]).abs().max() < 1e-4, f"chunk {i}"
+        assert (latents - expected[:, i]).abs().max() < 5e-4, f"chunk {i}"  # rounding grows as frames are seen again
         if i:
             latents.sum().backward()  # the last step has a gradient
             assert dit.patch_in.weight.grad.abs().sum() > 0
-        walks.commit(latents.detach(), *steering, eps[:, i])
+        frames = walks.commit(latents.detach(), *steering, eps[:, i])
+        assert (frames - drawn[:, i]).abs().max() < 1e-3, f"frames of chunk {i}"
 
 
 if __name__ == "__main__":

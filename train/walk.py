@@ -2,11 +2,15 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from data import to_float
-from model import camera, motion, rms_norm, rollout, sample_levels
+from model import (
+    Views, camera, control_features, grid_positions, motion, pitched, reckon, rms_norm, rollout, rope_tables, sample_levels,
+)  # fmt: skip
 
-FURTHEST = 48  # chunks that a world walks before it begins anew: after longer the truth tells little of where it is
+DOUBT = 0.3  # see `weigh`: what keeps a strayed world whole is learned here alone
+FURTHEST = 160  # chunks that a world walks before it begins anew
 
 
 def noised(x, tau):
@@ -15,48 +19,48 @@ def noised(x, tau):
     return tau * x + (1 - tau) * torch.randn_like(x)
 
 
-class Walks:
-    """B worlds that walk in step, each of its own age; `model.rollout` with the work of the past kept.
+def weigh(foreseen, true, doubt):
+    """How much the error of a chunk counts [...]: the more, the nearer what was foreseen [..., N, C] is to the truth; `doubt`
+    is the squared error that halves it.
 
-    Keys, values and remembered latents of the newest `reach` chunks stay; gradients reach the last denoising step of a
-    chunk alone, as the past is taken as given (Self Forcing, Huang et al. 2025).
+    So what is nearly known is learned to be exact, and a world that was cut, or strayed from its recording, teaches less.
     """
+    return 1 / ((foreseen - true).square().mean((-1, -2)) + doubt)
 
-    def __init__(self, dit, count, h, w, device):
-        self.dit, self.h, self.w = dit, h, w
-        c = dit.c.dit
-        self.reach, n = max(c.offsets), h * w
-        self.slots = self.reach - torch.tensor(c.offsets, device=device)
-        self.latents = torch.zeros(count, 2, n, dit.c.latent, device=device)  # as remembered, the newest last
-        shape = (2, count, self.reach, c.heads, n, c.width // c.heads)
-        self.past = {layer: torch.zeros(shape, device=device) for layer in c.temporal}
+
+class Past:
+    """Keys and values of the newest chunks that a trunk looks back to, of B worlds, each of its own age in chunks."""
+
+    def __init__(self, trunk, count, tokens, device):
+        self.blocks, self.reach = trunk, max(trunk.offsets)
+        self.slots = self.reach - torch.tensor(trunk.offsets, device=device)
+        self.kept = {
+            layer: torch.zeros(2, count, self.reach, block.heads, tokens, block.head_dim, device=device)
+            for layer, block in enumerate(trunk) if block.flow is not None
+        }  # fmt: skip
         self.cameras = torch.zeros(count, self.reach, 5, device=device)
-        self.age = torch.zeros(count, dtype=torch.long, device=device)
-        self.rope, _, self.pos, self.focal = dit.geometry(torch.zeros(1, 1, 1, dit.c.controls, device=device), h, w)
 
-    def forget(self, rows):
-        """Begins the worlds of these rows anew."""
-        self.age[rows] = 0
-        self.latents[rows] = 0
-
-    def _recalls(self, camera):
-        """What each temporal layer remembers, seen from `camera` [B, 5]."""
+    def recalls(self, camera, age, pos, focal):
+        """What each temporal layer remembers, seen from `camera` [B, 5] by worlds of this age [B]."""
         moved = motion(camera[:, None, None], self.cameras[:, None, self.slots])
-        missing = self.age[:, None] < self.reach - self.slots
-        missing = missing.repeat_interleave(self.h * self.w, -1)[:, None, None, None]
+        missing = age[:, None] < self.reach - self.slots
+        missing = missing.repeat_interleave(len(pos), -1)[:, None, None, None]
         recalls = {}
-        for layer, past in self.past.items():
-            bias = self.dit.blocks[layer].flow(moved, self.pos, self.focal).flatten(-2).masked_fill(missing, float("-inf"))
-            keys, values = past[:, :, self.slots].transpose(2, 3).flatten(3, 4).unsqueeze(2)
+        for layer, kept in self.kept.items():
+            bias = self.blocks[layer].flow(moved, pos, focal).flatten(-2).masked_fill(missing, float("-inf"))
+            keys, values = kept[:, :, self.slots].transpose(2, 3).flatten(3, 4).unsqueeze(2)
             recalls[layer] = (keys, values, bias)
         return recalls
 
-    def _pass(self, x, tau, steering, recalls, kept=None):
-        """A chunk [B, N, C] at level tau [B] through the blocks; `kept` takes its keys and values, and then the last blocks are left out."""
-        dit = self.dit
-        x = dit.patch_in(torch.cat([x, self.latents[:, 1], self.latents[:, 0]], -1)).float().unsqueeze(1)
-        cond = dit.condition(torch.as_tensor(tau, device=x.device).expand(len(x))[:, None], *steering)
-        for layer, block in enumerate(dit.blocks):
+    def add(self, kept, camera):
+        """Remembers a chunk: keys and values of each temporal layer [2, B, heads, N, head_dim]."""
+        for layer, past in self.kept.items():
+            self.kept[layer] = torch.cat([past[:, :, 1:], kept[layer].unsqueeze(2).float()], 2)
+        self.cameras = torch.cat([self.cameras[:, 1:], camera[:, None]], 1)
+
+    def forward(self, x, cond, rope, recalls, kept=None, upto=None):
+        """A chunk x [B, 1, N, D] through the blocks, or the first `upto`; `kept` takes its keys and values."""
+        for layer, block in enumerate(list(self.blocks)[:upto]):
             memory = None
             if layer in recalls:
                 def memory(k, v, layer=layer):
@@ -64,31 +68,78 @@ class Walks:
                         kept[layer] = torch.stack([k, v]).squeeze(2)
                     return recalls[layer]
 
-            x = block(x, cond, self.rope, memory)
-            if kept is not None and layer == dit.blocks.last_temporal:
-                return None
-        shift, scale = dit.ada_out(cond).unsqueeze(-2).chunk(2, -1)
-        return dit.patch_out(rms_norm(x) * (1 + scale) + shift).float().squeeze(1)
+            x = block(x, cond, rope, memory)
+        return x
 
-    def step(self, controls, pitch, text, camera, noise):
-        """Dreams a chunk of every world: controls [B, F, 8], pitch [B], text [B, text], camera [B, 5], noise [B, N, C]
-        -> latents [B, N, C], with a gradient of the last step where there is a past."""
+
+class Walks:
+    """B worlds that walk in step, each of its own age; `model.rollout` with the work of the past kept.
+
+    Keys, values and remembered latents of the newest chunks and the frames in view stay; gradients reach the last denoising
+    step of a chunk alone, as the past is taken as given (Self Forcing, Huang et al. 2025).
+    """
+
+    def __init__(self, dit, vcn, count, h, w, device):
+        self.dit, self.vcn, self.h, self.w = dit, vcn, h, w
+        c, n = dit.c, h * w
+        self.latents = torch.zeros(count, 2, n, c.latent, device=device)  # as remembered, the newest last
+        self.views = Views(count, h * c.patch, w * c.patch, c.eye, device)
+        self.cameras = torch.zeros(count, 5, device=device)  # at the end of the last chunk
+        self.past, self.drawn = (Past(trunk, count, n, device) for trunk in (dit.blocks, vcn.dec_blocks))
+        self.age = torch.zeros(count, dtype=torch.long, device=device)
+        self.pos, self.focal = grid_positions(h, w, device)
+        self.rope, self.rope_drawn = (
+            rope_tables(h, w, trunk.width // trunk.heads, device) for trunk in (c.dit, c.decoder)
+        )  # fmt: skip
+
+    def forget(self, rows):
+        """Begins the worlds of these rows anew."""
+        self.age[rows] = 0
+        self.latents[rows] = 0
+        self.cameras[rows] = 0
+        self.views.forget(rows)
+
+    @torch.no_grad()
+    def foresee(self, controls, pitch):
+        """The next chunk if nothing but the camera moves [B, N, C], as of `VCN.foreseen`."""
+        frames = self.views.see(pitched(reckon(controls, self.cameras), pitch))
+        foreseen = self.vcn.encode(frames[:, None], controls[:, None])[:, 0].float()
+        return foreseen * (self.age > 0)[:, None, None]
+
+    def _recalls(self, camera):
+        return self.past.recalls(camera, self.age, self.pos, self.focal)
+
+    def _pass(self, x, tau, foreseen, steering, recalls, kept=None):
+        """A chunk [B, N, C] at level tau [B] through the network; `kept` takes its keys and values, and then nothing else is made."""
+        dit = self.dit
+        x = dit.patch_in(torch.cat([x, self.latents[:, 1], self.latents[:, 0], foreseen], -1)).float().unsqueeze(1)
+        cond = dit.condition(torch.as_tensor(tau, device=x.device).expand(len(x))[:, None], *steering)
+        upto = None if kept is None else dit.blocks.last_temporal + 1
+        x = self.past.forward(x, cond, self.rope, recalls, kept, upto)
+        if kept is not None:
+            return None
+        begins = (self.age == 0).repeat(len(x) // len(self.age))[:, None, None, None]
+        return dit.answer(x, cond, foreseen[:, None], begins).float().squeeze(1)
+
+    def step(self, controls, pitch, text, camera, foreseen, noise):
+        """Dreams a chunk of every world: controls [B, F, 8], pitch [B], text [B, text], camera [B, 5], foreseen [B, N, C] of
+        `foresee`, noise [B, N, C] -> latents [B, N, C], with a gradient of the last step where there is a past."""
         steering = controls[:, None], pitch[:, None], text[:, None]
         levels = sample_levels(self.dit.c.steps)
         x = noise
         for now, after in zip(levels, levels[1:]):
             with torch.set_grad_enabled(after == 1 and torch.is_grad_enabled()):
-                clean = self._pass(x, now, steering, self._recalls(camera))
+                clean = self._pass(x, now, foreseen, steering, self._recalls(camera))
                 x = clean if after == 1 else x + (after - now) / (1 - now) * (clean - x)
         latents = rms_norm(x)
         fresh = (self.age == 0).nonzero()[:, 0]
         if len(fresh):
-            steering = (t[fresh] for t in steering)
-            first = rollout(self.dit, noise[fresh, None][:, :0], *steering, noise[fresh, None], noise[fresh, None], self.h, self.w)
+            steering, noise = [t[fresh] for t in steering], noise[fresh, None]
+            first = rollout(self.dit, self.vcn, noise[:, :0], *steering, noise, noise, self.h, self.w)
             latents = latents.index_copy(0, fresh, first[:, 0])
         return latents
 
-    def error(self, true, controls, pitch, text, camera, copies):
+    def error(self, true, controls, pitch, text, camera, foreseen, copies):
         """The error [copies*B] of true latents [B, N, C] predicted from noisy copies, half of them pure noise, after what these
         worlds remember; steering as in `step`. With a gradient."""
         tau = torch.rand(copies * len(true), device=true.device) ** 1.3
@@ -97,22 +148,28 @@ class Walks:
         recalls = {layer: [repeat(t) for t in recall] for layer, recall in self._recalls(camera).items()}
         before, self.latents = self.latents, repeat(self.latents)
         steering = [repeat(t)[:, None] for t in (controls, pitch, text)]
-        clean = self._pass(noised(repeat(true), tau), tau, steering, recalls)
+        clean = self._pass(noised(repeat(true), tau), tau, repeat(foreseen), steering, recalls)
         self.latents = before
         return (clean - repeat(true)).square().mean((1, 2))
 
     @torch.no_grad()
-    def commit(self, latents, controls, pitch, text, camera, noise):
-        """Remembers a chunk of every world."""
+    def commit(self, latents, controls, pitch, text, camera, foreseen, noise):
+        """Remembers a chunk of every world, and draws it -> frames [B, F, 3, H, W]."""
         level = 1 - self.dit.c.context_noise
         x = level * latents + (1 - level) * noise
-        kept = {}
-        self._pass(x, level, (controls[:, None], pitch[:, None], text[:, None]), self._recalls(camera), kept)
-        for layer, past in self.past.items():
-            self.past[layer] = torch.cat([past[:, :, 1:], kept[layer].unsqueeze(2).float()], 2)
+        kept, vcn = {}, self.vcn
+        self._pass(x, level, foreseen, (controls[:, None], pitch[:, None], text[:, None]), self._recalls(camera), kept)
+        self.past.add(kept, camera)
         self.latents = torch.stack([self.latents[:, 1], x], 1)
-        self.cameras = torch.cat([self.cameras[:, 1:], camera[:, None]], 1)
+        cond = F.silu(vcn.dec_control(control_features(controls[:, None])))
+        recalls = self.drawn.recalls(camera, self.age, self.pos, self.focal)
+        told = self.drawn.forward(vcn.dec_in(latents).float().unsqueeze(1), cond, self.rope_drawn, recalls, kept)
+        frames = vcn.draw(told, controls[:, None], self.h, self.w)[:, 0].float()
+        self.drawn.add(kept, camera)
+        self.views.add(frames[:, -1], pitched(camera[:, None], pitch)[:, 0])
+        self.cameras = camera
         self.age += 1
+        return frames
 
 
 class Walkers:
@@ -123,7 +180,7 @@ class Walkers:
         self.chunks, self.windows, self.furthest = chunks, windows, furthest
         self.plans = [None] * count
         c = dit.c
-        self.walks = Walks(dit, count, c.height // c.patch, c.width // c.patch, device)
+        self.walks = Walks(dit, vcn, count, c.height // c.patch, c.width // c.patch, device)
 
     def _plan(self, row):
         """A new world for this row: an episode of which a whole number of windows is followed."""
@@ -158,11 +215,16 @@ class Walkers:
         return true, steering, seen
 
     def _advance(self, true, steering, seen):
-        """Every world's next chunk, dreamed unless it is seen."""
+        """Every world's next chunk, dreamed unless it is seen, after `steering` as in `Walks.step`."""
         z = self.walks.step(*steering, torch.randn_like(true))
         z = torch.where(seen[:, None, None], true, z)
         self.walks.commit(z.detach(), *steering, torch.randn_like(z))
         return z
+
+    def _now(self, steering, t):
+        """What a chunk is told: the steering of chunk t, and what is foreseen of it."""
+        now = [s[:, t] for s in steering]
+        return [*now, self.walks.foresee(*now[:2])]
 
     def window(self, grad):
         """The next chunks of every world -> true and dreamed latents [B, T, N, C], steering (controls, pitch, text), and
@@ -172,17 +234,18 @@ class Walkers:
         for t in range(self.chunks):
             counts.append((self.walks.age > 0) & (t >= seen))
             with torch.set_grad_enabled(grad):
-                dreamed.append(self._advance(true[:, t], [s[:, t] for s in steering], t < seen))
+                dreamed.append(self._advance(true[:, t], self._now(steering, t), t < seen))
         return true, torch.stack(dreamed, 1), steering[:3], torch.stack(counts, 1)
 
     def errors(self, copies):
-        """The errors of the next true chunks of every world after its own past [T, copies*B], with gradients; the worlds
-        walk on."""
+        """The errors of the next true chunks of every world after its own past [T, copies*B], weighed, with gradients; the
+        worlds walk on."""
         true, steering, seen = self._gather()
         errors = []
         for t in range(self.chunks):
-            now = [s[:, t] for s in steering]
-            errors.append(self.walks.error(true[:, t], *now, copies))
+            now = self._now(steering, t)
+            weight = weigh(now[-1], true[:, t], DOUBT).repeat(copies)
+            errors.append(weight * self.walks.error(true[:, t], *now, copies))
             with torch.no_grad():
                 self._advance(true[:, t], now, t < seen)
         return torch.stack(errors)

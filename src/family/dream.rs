@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{Weights, read_config, sha256};
+use crate::checkpoint::{Precision, Weights, read_config, sha256};
 use crate::model::action::control_features;
-use crate::model::config::{Config, Precision};
+use crate::model::config::Config;
 use crate::model::dit::DiT;
 use crate::model::text::TextEncoder;
 use crate::model::vcn::Vcn;
@@ -101,7 +101,7 @@ impl Dream {
             settings: Settings {
                 steps: config.steps,
                 first_steps: config.first_steps,
-                first_guidance: config.first_guidance,
+                guidance: config.guidance,
                 context_noise: config.context_noise,
             },
         };
@@ -137,8 +137,7 @@ impl Rollout for DreamRollout {
     }
 
     fn set_prompt(&mut self, prompt: &str) -> Result<()> {
-        self.world.set_text(self.model.text.encode(prompt)?);
-        Ok(())
+        self.world.set_text(self.model.text.encode(prompt)?)
     }
 
     fn set_settings(&mut self, settings: Settings) {

@@ -190,7 +190,7 @@ impl Oasis {
             parameters: networks.parameters,
             reads_text: false,
             holds_buttons: true,
-            settings: Settings { steps, first_steps: steps, first_guidance: 1.0, context_noise: 0.0 },
+            settings: Settings { steps, first_steps: steps, guidance: 1.0, context_noise: 0.0 },
         };
         Ok(Self { info, networks: Arc::new(networks) })
     }

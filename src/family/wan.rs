@@ -167,7 +167,7 @@ impl Wan {
             notice: Some(NOTICE.into()),
             reads_text: true,
             holds_buttons: true,
-            settings: Settings { steps, first_steps: steps, first_guidance: 1.0, context_noise },
+            settings: Settings { steps, first_steps: steps, guidance: 1.0, context_noise },
         };
         Ok(Self { info, networks: Arc::new(networks), codec, scale, prompts })
     }

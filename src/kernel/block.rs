@@ -46,14 +46,6 @@ struct Scratch {
 thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
 
 impl Block {
-    /// The same block with layers of [8 bits](Linear::into_int8).
-    #[must_use]
-    pub fn into_int8(self) -> Self {
-        let Self { qkv, q_norm, k_norm, proj, fc1, fc2 } = self;
-        let [qkv, proj, fc1, fc2] = [qkv, proj, fc1, fc2].map(Linear::into_int8);
-        Self { qkv, q_norm, k_norm, proj, fc1, fc2 }
-    }
-
     /// The tokens x `[tokens, width]` after the block under `modulation` `[MODULATIONS * width]`. They attend to each other
     /// and to the `past`.
     pub fn forward(&self, x: &Tensor, modulation: &Tensor, rope: &Rope, past: &[Past]) -> Result<Tensor> {

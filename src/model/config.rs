@@ -3,18 +3,8 @@
 use serde::Deserialize;
 
 use crate::FrameSize;
+use crate::checkpoint::Precision;
 use crate::controls::{CONTROL_DIM, EXTRA_DIM};
-
-/// How the products of a model's blocks are computed on a CPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// As trained.
-    #[default]
-    F32,
-    /// Weights rounded to 8 bits per output, inputs to 8 bits per token.
-    Int8,
-}
 
 /// A stack of transformer blocks.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -76,6 +66,8 @@ pub struct Config {
     pub height: usize,
     /// Frames per second.
     pub fps: f32,
+    /// The camera's height above the ground in blocks, 0 to 100; at 0 walking moves nothing in view, as where a camera stands.
+    pub eye: f32,
     /// Pixels across a token.
     pub patch: usize,
     /// Frames, and so ticks, of one latent.
@@ -105,10 +97,10 @@ pub struct Config {
     /// Denoising steps of a chunk without a past.
     pub first_steps: usize,
     /// Scale of classifier-free guidance for a chunk without a past, 1 to 16.
-    pub first_guidance: f32,
+    pub guidance: f32,
     /// Noise level at which the past is remembered.
     pub context_noise: f32,
-    /// How the blocks of the DiT and of the decoder are computed.
+    /// How the blocks of the DiT and of the VCN are computed: f32 or int8.
     #[serde(default)]
     pub precision: Precision,
 }
@@ -167,14 +159,20 @@ impl Config {
                 return Err(format!("{name} is {steps}, not 1 to 64"));
             }
         }
-        if !(1.0..=16.0).contains(&self.first_guidance) {
-            return Err(format!("first_guidance is {}, not 1 to 16", self.first_guidance));
+        if !(1.0..=16.0).contains(&self.guidance) {
+            return Err(format!("guidance is {}, not 1 to 16", self.guidance));
         }
         if !(0.0..=0.5).contains(&self.context_noise) {
             return Err(format!("context_noise is {}, not 0 to 0.5", self.context_noise));
         }
+        if !(0.0..=100.0).contains(&self.eye) {
+            return Err(format!("eye is {}, not 0 to 100", self.eye));
+        }
         if !(self.fps.is_finite() && self.fps > 0.0) {
             return Err(format!("fps is {}", self.fps));
+        }
+        if !matches!(self.precision, Precision::F32 | Precision::Int8) {
+            return Err("precision is neither f32 nor int8".into());
         }
         if !self.encoder.temporal.is_empty() {
             return Err("encoder.temporal is not empty, but chunks are encoded one by one".into());
@@ -206,13 +204,15 @@ mod tests {
             ("\"heads\": 2", "\"heads\": 3", "encoder.width"),
             ("\"width\": 48", "\"width\": 50", "width 50"),
             ("\"controls\": 8", "\"controls\": 9", "controls"),
-            ("\"controls\": 8", "\"controls\": 8, \"actions\": [\"dig\"]", "controls"),
-            ("\"controls\": 8", "\"controls\": 13, \"actions\": [\"\", \"\", \"\", \"\", \"\"]", "actions"),
+            ("\"actions\": []", "\"actions\": [\"dig\"]", "controls"),
+            ("\"actions\": []", "\"actions\": [\"\", \"\", \"\", \"\", \"\"]", "actions"),
             ("\"steps\": 2", "\"steps\": 65", "steps is 65"),
-            ("\"first_guidance\": 1.5", "\"first_guidance\": 0.5", "first_guidance"),
+            ("\"guidance\": 1.5", "\"guidance\": 0.5", "guidance"),
             ("\"context_noise\": 0.1", "\"context_noise\": 0.9", "context_noise"),
             ("\"fps\": 20.0", "\"fps\": 0.0", "fps"),
-            ("\"fps\": 20.0", "\"fps\": 20.0, \"precision\": \"int4\"", "int4"),
+            ("\"eye\": 1.62", "\"eye\": -1.0", "eye"),
+            ("\"precision\": \"f32\"", "\"precision\": \"int4\"", "int4"),
+            ("\"precision\": \"f32\"", "\"precision\": \"q4\"", "precision"),
         ] {
             assert!(GOOD.contains(good), "{good}");
             let reason = Config::parse(&GOOD.replacen(good, bad, 1)).unwrap_err();

@@ -32,15 +32,18 @@ impl DiT {
     pub fn load(vars: &Vars, c: &Config) -> Result<Self> {
         let width = c.dit.width;
         Ok(Self {
-            patch_in: vars.linear("patch_in", 3 * c.latent, width)?,
+            patch_in: vars.linear("patch_in", 4 * c.latent, width)?,
             tau_in: vars.linear("tau_in", 2 * FREQUENCIES, width)?,
             control_in: vars.linear("control_in", c.controls * c.frames_per_chunk + 1, width)?,
             text_in: vars.linear("text_in", c.text, width)?,
             cond: vars.linear("cond", width, c.cond)?,
-            blocks: Trunk::load(&vars.pp("blocks").sized_by("dit in config.json"), &c.dit, c.cond)?
-                .in_precision(c.precision),
+            blocks: Trunk::load(
+                &vars.pp("blocks").sized_by("dit in config.json").in_precision(c.precision),
+                &c.dit,
+                c.cond,
+            )?,
             ada_out: vars.linear("ada_out", c.cond, 2 * width)?,
-            patch_out: vars.linear("patch_out", width, c.latent)?,
+            patch_out: vars.linear("patch_out", width, 2 * c.latent)?,
         })
     }
 
@@ -74,7 +77,12 @@ impl DiT {
         let x = self.blocks.forward(self.embed(x, chunk)?, &condition.blocks, chunk.grid, &chunk.recall)?;
         let width = condition.out.dim(0)? / 2;
         let x = norm_modulate(&x, &condition.out.narrow(0, 0, width)?, &condition.out.narrow(0, width, width)?)?;
-        Ok(self.patch_out.forward(&x, Activation::None)?)
+        let answer = self.patch_out.forward(&x, Activation::None)?;
+        let latent = answer.dim(1)? / 2;
+        if chunk.begins {
+            return Ok(answer.narrow(1, 0, latent)?.contiguous()?);
+        }
+        Ok((answer.narrow(1, latent, latent)? + chunk.foreseen)?)
     }
 
     /// What the blocks remember of `x`, the chunk's latent at the condition's signal level.
@@ -84,7 +92,7 @@ impl DiT {
 
     fn embed(&self, x: &Tensor, chunk: &Chunk) -> Result<Tensor> {
         let [newest, older] = chunk.before;
-        Ok(self.patch_in.forward(&Tensor::cat(&[x, newest, older], 1)?, Activation::None)?)
+        Ok(self.patch_in.forward(&Tensor::cat(&[x, newest, older, chunk.foreseen], 1)?, Activation::None)?)
     }
 }
 
@@ -115,6 +123,11 @@ pub struct Chunk<'a> {
     pub grid: &'a Grid,
     /// The two chunks before as remembered, the newest first; zeros where there are none.
     pub before: [&'a Tensor; 2],
+    /// The chunk if nothing but the camera moves, as the [views](super::views::Views) of the past tell it, encoded; zeros
+    /// where there are none. What of it is true need not be dreamed: the answer corrects it.
+    pub foreseen: &'a Tensor,
+    /// Whether it has no past, and is invented as a whole.
+    pub begins: bool,
     /// What the blocks see of the past.
     pub recall: Recall<'a>,
 }

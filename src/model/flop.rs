@@ -28,21 +28,26 @@ impl TrunkConfig {
 }
 
 impl Config {
-    /// Floating-point operations (a multiplication and an addition are two) of one chunk of `size`: `steps` denoising
-    /// steps, decoding and remembering.
+    /// Floating-point operations (a multiplication and an addition are two) of one chunk of `size`: foreseeing,
+    /// `steps` denoising steps, decoding and remembering.
     pub fn flop_per_chunk(&self, size: FrameSize, steps: usize) -> usize {
         let tokens = size.pixels() / (self.patch * self.patch);
         let cells = size.pixels() / (Self::CELL * Self::CELL);
-        let embed = 2 * tokens * 3 * self.latent * self.dit.width;
-        let denoise = embed + self.dit.flop(tokens, self.cond) + 2 * tokens * self.dit.width * self.latent;
+        let embed = 2 * tokens * 4 * self.latent * self.dit.width;
+        let denoise = embed + self.dit.flop(tokens, self.cond) + 2 * tokens * self.dit.width * 2 * self.latent;
         let remember = embed + self.dit.remember_flop(tokens, self.cond);
         let residual = 4 * 2 * 9 * cells * self.stem * self.stem; // two blocks of two 3x3 convolutions
+        let foresee = 2 * cells * self.stem * Self::CELL * Self::CELL * 3 * self.frames_per_chunk
+            + residual
+            + 2 * tokens * self.encoder.width * self.cells() * self.cells() * self.stem
+            + self.encoder.flop(tokens, self.cond)
+            + 2 * tokens * self.latent * self.encoder.width;
         let decode = 2 * tokens * self.latent * self.decoder.width
             + self.decoder.flop(tokens, self.cond)
             + 2 * tokens * self.decoder.width * self.cells() * self.cells() * self.stem
             + residual
             + 2 * cells * self.stem * Self::CELL * Self::CELL * 3 * (2 * self.frames_per_chunk - 1);
-        steps * denoise + decode + remember
+        foresee + steps * denoise + decode + remember
     }
 }
 

@@ -10,15 +10,17 @@ pub fn levels(steps: usize) -> Vec<f32> {
     (0..steps).map(|i| i as f32 / steps as f32).collect()
 }
 
-/// Denoises `noise` `[tokens, latent]` deterministically (DDIM, Song et al. 2021): x moves on the line between its noise
-/// and the present prediction, `denoise` of x and the number of its signal level. The finished latent is put back on its
-/// unit-RMS sphere.
-pub fn sample(noise: &Tensor, steps: usize, denoise: impl Fn(&Tensor, usize) -> Result<Tensor>) -> Result<Tensor> {
-    let mut x = noise.clone();
-    for i in 0..steps {
+/// Denoises `x` `[tokens, latent]`, at the first of rising signal levels, deterministically (DDIM, Song et al. 2021): x
+/// moves on the line between its noise and the present prediction, `denoise` of x and the number of its level. The finished
+/// latent is put back on its unit-RMS sphere.
+pub fn sample(x: Tensor, levels: &[f32], denoise: impl Fn(&Tensor, usize) -> Result<Tensor>) -> Result<Tensor> {
+    let mut x = x;
+    for (i, &now) in levels.iter().enumerate() {
         let clean = denoise(&x, i)?;
-        let left = (steps - i) as f64;
-        x = if left > 1.0 { (&x + ((clean - &x)? / left)?)? } else { clean };
+        x = match levels.get(i + 1) {
+            Some(after) => (&x + ((clean - &x)? * f64::from((after - now) / (1.0 - now)))?)?,
+            None => clean,
+        };
     }
     Ok(rms_norm(&x)?)
 }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::action::Camera;
 use super::cache::Memory;
-use super::config::{Precision, TrunkConfig};
+use super::config::TrunkConfig;
 use super::flow::Flow;
 use super::patch::Grid;
 use crate::Result;
@@ -73,15 +73,6 @@ impl Trunk {
         }
         let ada = Linear::new(&Tensor::cat(&weights, 0)?, Some(&Tensor::cat(&biases, 0)?))?;
         Ok(Self { config: config.clone(), blocks, flows, ada })
-    }
-
-    /// The same blocks, computed in this precision.
-    #[must_use]
-    pub fn in_precision(mut self, precision: Precision) -> Self {
-        if precision == Precision::Int8 {
-            self.blocks = self.blocks.into_iter().map(Block::into_int8).collect();
-        }
-        self
     }
 
     /// The trunk's sizes.

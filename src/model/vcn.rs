@@ -2,9 +2,9 @@
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use super::config::Config;
+use super::config::{Config, TrunkConfig};
 use super::patch::{Grid, cells_to_tokens, tokens_to_cells};
-use super::trunk::{Modulation, Recall, Trunk};
+use super::trunk::{Recall, Trunk};
 use super::warp::turn_back;
 use crate::Result;
 use crate::checkpoint::Vars;
@@ -59,18 +59,20 @@ impl Vcn {
         let controls = c.controls * c.frames_per_chunk;
         let res_blocks =
             |vars: Vars| -> Result<Vec<_>> { (0..RES_BLOCKS).map(|i| ResBlock::load(&vars.pp(i), c.stem)).collect() };
+        let blocks = |name: &str, section, trunk: &TrunkConfig| {
+            Trunk::load(&vars.pp(name).sized_by(section).in_precision(c.precision), trunk, c.cond)
+        };
         Ok(Self {
             cells: c.cells(),
             enc_in: vars.linear("enc_in", cell, c.stem)?,
             enc_res: res_blocks(vars.pp("enc_res"))?,
             enc_token: vars.linear("enc_token", token, c.encoder.width)?,
             enc_control: vars.linear("enc_control", controls, c.cond)?,
-            enc_blocks: Trunk::load(&vars.pp("enc_blocks").sized_by("encoder in config.json"), &c.encoder, c.cond)?,
+            enc_blocks: blocks("enc_blocks", "encoder in config.json", &c.encoder)?,
             enc_out: vars.linear("enc_out", c.encoder.width, c.latent)?,
             dec_in: vars.linear("dec_in", c.latent, c.decoder.width)?,
             dec_control: vars.linear("dec_control", controls, c.cond)?,
-            dec_blocks: Trunk::load(&vars.pp("dec_blocks").sized_by("decoder in config.json"), &c.decoder, c.cond)?
-                .in_precision(c.precision),
+            dec_blocks: blocks("dec_blocks", "decoder in config.json", &c.decoder)?,
             dec_token: vars.linear("dec_token", c.decoder.width, token)?,
             dec_res: res_blocks(vars.pp("dec_res"))?,
             dec_out: vars.linear("dec_out", c.stem, Config::CELL * Config::CELL * 3 * (2 * c.frames_per_chunk - 1))?,
@@ -109,7 +111,8 @@ impl Vcn {
         recall: &Recall,
     ) -> Result<(Tensor, Vec<KeyValues>)> {
         let x = self.dec_in.forward(latent, Activation::None)?;
-        let (x, remembered) = self.dec_blocks.forward_keeping(x, &self.modulation(controls)?, grid, recall)?;
+        let modulation = self.dec_blocks.modulation(&self.dec_control.forward(controls, Activation::Silu)?)?;
+        let (x, remembered) = self.dec_blocks.forward_keeping(x, &modulation, grid, recall)?;
         let x = self.dec_token.forward(&rms_norm(&x)?, Activation::None)?;
         let mut x = tokens_to_cells(&x, grid.height, grid.width, self.cells)?;
         for res in &self.dec_res {
@@ -120,15 +123,5 @@ impl Vcn {
         let x = self.dec_out.forward(&x, Activation::None)?;
         let drawn = x.reshape((height, width, self.dec_out.outputs()))?;
         Ok((turn_back(&drawn, turns, Config::CELL)?, remembered))
-    }
-
-    /// Only what the decoder remembers of a latent and its controls.
-    pub fn remember(&self, latent: &Tensor, controls: &Tensor, grid: &Grid, recall: &Recall) -> Result<Vec<KeyValues>> {
-        let x = self.dec_in.forward(latent, Activation::None)?;
-        self.dec_blocks.remember(x, &self.modulation(controls)?, grid, recall)
-    }
-
-    fn modulation(&self, controls: &Tensor) -> Result<Modulation> {
-        self.dec_blocks.modulation(&self.dec_control.forward(controls, Activation::Silu)?)
     }
 }

@@ -9,20 +9,20 @@ use crate::Result;
 use crate::kernel::{View, for_each_chunk};
 
 /// Colour channels of a frame.
-const RGB: usize = 3;
+pub(super) const RGB: usize = 3;
 
 /// Pictures held as cells of `side` × `side` pixels, `channels` numbers a cell (picture, colour, line, column).
-struct Cells<'a> {
-    values: &'a [f32],
-    height: usize,
-    width: usize,
-    channels: usize,
-    side: usize,
+pub(super) struct Cells<'a> {
+    pub values: &'a [f32],
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+    pub side: usize,
 }
 
 impl Cells<'_> {
     /// The colours of a picture at a point in pixels, bilinear; the picture's edges go on outside.
-    fn sample(&self, picture: usize, x: f32, y: f32) -> [f32; RGB] {
+    pub fn sample(&self, picture: usize, x: f32, y: f32) -> [f32; RGB] {
         let split = |at: f32, count: usize| {
             let at = at.clamp(0.0, (count - 1) as f32);
             let low = at as usize;
@@ -39,6 +39,63 @@ impl Cells<'_> {
             let value = |corner: usize| self.values[corner + colour * self.side * self.side];
             corners.iter().zip(weights).map(|(&corner, weight)| weight * value(corner)).sum()
         })
+    }
+}
+
+impl Cells<'_> {
+    /// The same, bicubic (Keys 1981, with a slope of −0.75 as in PyTorch).
+    pub fn sample_cubic(&self, picture: usize, x: f32, y: f32) -> [f32; RGB] {
+        let split = |at: f32, count: usize| {
+            let at = at.clamp(-2.0, count as f32 + 1.0);
+            let (low, along) = (at.floor(), at - at.floor());
+            let tap = |i: i32| (low as i32 + i - 1).clamp(0, count as i32 - 1) as usize;
+            ([0, 1, 2, 3].map(tap), cubic(along))
+        };
+        let (columns, across) = split(x, self.width * self.side);
+        let (lines, down) = split(y, self.height * self.side);
+        let area = self.side * self.side;
+        let mut colours = [0.0; RGB];
+        for (y, weight) in lines.into_iter().zip(down) {
+            for (x, across) in columns.into_iter().zip(across) {
+                let cell = (y / self.side) * self.width + x / self.side;
+                let at = cell * self.channels + picture * RGB * area + (y % self.side) * self.side + x % self.side;
+                for (colour, value) in colours.iter_mut().enumerate() {
+                    *value += weight * across * self.values[at + colour * area];
+                }
+            }
+        }
+        colours
+    }
+}
+
+/// Weights of the four pixels around a point that lies `along` from the second to the third.
+fn cubic(along: f32) -> [f32; 4] {
+    const SLOPE: f32 = -0.75;
+    let near = |t: f32| ((SLOPE + 2.0) * t - (SLOPE + 3.0)) * t * t + 1.0;
+    let far = |t: f32| ((SLOPE * t - 5.0 * SLOPE) * t + 8.0 * SLOPE) * t - 4.0 * SLOPE;
+    [far(along + 1.0), near(along), near(1.0 - along), far(2.0 - along)]
+}
+
+/// Pixels of frames of `height` × `width` cells, in focal lengths from the middle.
+pub(super) struct Lens {
+    pub focal: f32,
+    pub middle: [f32; 2],
+}
+
+impl Lens {
+    pub fn new(height: usize, width: usize, side: usize) -> Self {
+        let focal = FOCAL * ((height * width) as f32).sqrt() * side as f32;
+        Self { focal, middle: [width, height].map(|cells| (cells * side) as f32 / 2.0) }
+    }
+
+    /// The ray through the middle of a pixel: right and down, for one forward.
+    pub fn ray(&self, x: usize, y: usize) -> [f32; 2] {
+        [(x as f32 + 0.5 - self.middle[0]) / self.focal, (y as f32 + 0.5 - self.middle[1]) / self.focal]
+    }
+
+    /// Where a ray meets the picture, in pixels.
+    pub fn point(&self, [x, y, z]: [f32; 3]) -> [f32; 2] {
+        [x / z * self.focal + self.middle[0] - 0.5, y / z * self.focal + self.middle[1] - 0.5]
     }
 }
 
@@ -59,8 +116,7 @@ pub fn turn_back(cells: &Tensor, turns: &[[f32; 2]], side: usize) -> Result<Tens
     let cells_here = cells.to_device(&Device::Cpu)?;
     let values = View::new(&cells_here)?;
     let drawn = Cells { values: &values, height, width, channels, side };
-    let focal = FOCAL * ((height * width) as f32).sqrt() * side as f32;
-    let middle = [width, height].map(|cells| (cells * side) as f32 / 2.0);
+    let lens = Lens::new(height, width, side);
 
     let turns: Vec<_> = turns.iter().map(|turn| turn.map(f32::sin_cos)).collect();
     let mut out = vec![0.0; height * width * frames * picture];
@@ -69,12 +125,12 @@ pub fn turn_back(cells: &Tensor, turns: &[[f32; 2]], side: usize) -> Result<Tens
         out[last..].copy_from_slice(&values[cell * channels + last..][..picture]);
         for (frame, &[(ys, yc), (ps, pc)]) in turns.iter().enumerate() {
             for pixel in 0..side * side {
-                let x = ((cell % width * side + pixel % side) as f32 + 0.5 - middle[0]) / focal;
-                let y = ((cell / width * side + pixel / side) as f32 + 0.5 - middle[1]) / focal;
+                let [x, y] = lens.ray(cell % width * side + pixel % side, cell / width * side + pixel / side);
                 // the pixel's ray, as the camera of the last frame has it
                 let (x, z) = (x * yc - ys, x * ys + yc);
                 let (y, z) = (y * pc + z * ps, z * pc - y * ps);
-                let seen = drawn.sample(frame, x / z * focal + middle[0] - 0.5, y / z * focal + middle[1] - 0.5);
+                let [x, y] = lens.point([x, y, z]);
+                let seen = drawn.sample(frame, x, y);
                 for (colour, seen) in seen.into_iter().enumerate() {
                     let at = frame * picture + colour * side * side + pixel;
                     out[at] = seen + residuals[at];

@@ -12,6 +12,8 @@ use crate::stream::ChunkInfo;
 pub const NATIVE_FPS: DiagnosticPath = DiagnosticPath::const_new("dream/native_fps");
 /// Frames per second that the model could make if it never waited.
 pub const MODEL_FPS: DiagnosticPath = DiagnosticPath::const_new("dream/model_fps");
+/// Milliseconds per chunk of turning the last frame to where the camera goes, and encoding it.
+pub const FORESEE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/foresee_ms");
 /// Milliseconds of denoising per chunk.
 pub const DENOISE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/denoise_ms");
 /// Milliseconds of decoding per chunk.
@@ -29,6 +31,7 @@ pub(super) fn register(app: &mut App) {
     for (path, suffix) in [
         (NATIVE_FPS, ""),
         (MODEL_FPS, ""),
+        (FORESEE_MS, "ms"),
         (DENOISE_MS, "ms"),
         (DECODE_MS, "ms"),
         (COMMIT_MS, "ms"),
@@ -73,6 +76,7 @@ pub(super) fn measure_update(taken: Res<Taken>, mut diagnostics: Diagnostics) {
 pub(super) fn measure_chunk(diagnostics: &mut Diagnostics, chunk: &ChunkInfo, now: Instant) {
     let times = chunk.times;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    diagnostics.add_measurement(&FORESEE_MS, || ms(times.foresee));
     diagnostics.add_measurement(&DENOISE_MS, || ms(times.denoise));
     diagnostics.add_measurement(&DECODE_MS, || ms(times.decode));
     diagnostics.add_measurement(&COMMIT_MS, || ms(times.commit));

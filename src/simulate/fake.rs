@@ -44,7 +44,7 @@ impl Default for FakeModel {
             notice: None,
             reads_text: true,
             holds_buttons: false,
-            settings: Settings { steps: 2, first_steps: 4, first_guidance: 1.0, context_noise: 0.1 },
+            settings: Settings { steps: 2, first_steps: 4, guidance: 1.0, context_noise: 0.1 },
         };
         Self { info, delay: Duration::ZERO, fault: None }
     }

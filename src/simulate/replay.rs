@@ -380,7 +380,7 @@ mod tests {
             prompt: "a meadow".into(),
             start: Some(StartImage { path: "start.png".into(), sha256: "cd".into() }),
             save: Some("walk.dream".into()),
-            settings: Settings { steps: 2, first_steps: 4, first_guidance: 1.0, context_noise: 0.1 },
+            settings: Settings { steps: 2, first_steps: 4, guidance: 1.0, context_noise: 0.1 },
             size: FrameSize::new(128, 128),
             frames: 20,
             frames_sha256: "ef".into(),

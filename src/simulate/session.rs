@@ -280,8 +280,8 @@ pub fn check_settings(settings: Settings) -> Result<()> {
             return Err(Error::input(format!("{name} is {steps}: it must be 1 to 64")));
         }
     }
-    if !(1.0..=16.0).contains(&settings.first_guidance) {
-        return Err(Error::input(format!("first_guidance is {}: it must be 1 to 16", settings.first_guidance)));
+    if !(1.0..=16.0).contains(&settings.guidance) {
+        return Err(Error::input(format!("guidance is {}: it must be 1 to 16", settings.guidance)));
     }
     if !(0.0..=0.5).contains(&settings.context_noise) {
         return Err(Error::input(format!("context_noise is {}: it must be 0 to 0.5", settings.context_noise)));
@@ -351,7 +351,7 @@ mod tests {
         assert!(touched.set_prompt("  \n").unwrap_err().to_string().contains("empty"));
         assert!(touched.set_prompt(&"x".repeat(10_000)).unwrap_err().to_string().contains("10000"));
         assert!(touched.set_settings(Settings { steps: 0, ..settings }).is_err());
-        assert!(touched.set_settings(Settings { first_guidance: 0.0, ..settings }).is_err());
+        assert!(touched.set_settings(Settings { guidance: 0.0, ..settings }).is_err());
         assert!(touched.set_settings(Settings { context_noise: f32::NAN, ..settings }).is_err());
         assert!(touched.step(&[Controls::default(); 3]).is_err());
         assert!(touched.reset(options(9, "")).is_err());

@@ -72,7 +72,8 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         },
         "first_frame_ms": round(live.first_frame.as_secs_f64() * 1e3),
         "stage_ms": {
-            "denoise": ms(&flat.denoise, 0.5), "decode": ms(&flat.decode, 0.5), "commit": ms(&flat.commit, 0.5),
+            "foresee": ms(&flat.foresee, 0.5), "denoise": ms(&flat.denoise, 0.5),
+            "decode": ms(&flat.decode, 0.5), "commit": ms(&flat.commit, 0.5),
         },
         "travel": live.rewind.into_iter().chain(flat.travel).collect::<serde_json::Map<_, _>>(),
         "rss_mb": { "start": rss_start, "end": rss_end },
@@ -150,6 +151,7 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
 #[derive(Default)]
 struct FlatOut {
     chunks: Vec<Duration>,
+    foresee: Vec<Duration>,
     denoise: Vec<Duration>,
     decode: Vec<Duration>,
     commit: Vec<Duration>,
@@ -175,6 +177,7 @@ fn flat_out(args: &Args, model: &Arc<dyn WorldModel>, time: Duration) -> Result<
         }
         times.chunks.push(start.elapsed());
         let stages = session.times();
+        times.foresee.push(stages.foresee);
         times.denoise.push(stages.denoise);
         times.decode.push(stages.decode);
         times.commit.push(stages.commit);

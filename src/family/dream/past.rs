@@ -3,12 +3,14 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::Networks;
-use crate::Result;
 use crate::model::RolloutState;
 use crate::model::action::Camera;
 use crate::model::cache::{Memory, saved, saved_camera};
+use crate::model::config::Config;
 use crate::model::dit::Chunk;
 use crate::model::patch::Grid;
+use crate::model::views::Views;
+use crate::{Controls, Result};
 
 /// What is remembered of the chunks so far.
 pub struct Past {
@@ -16,37 +18,66 @@ pub struct Past {
     pub camera: Camera,
     /// Latents as remembered, the newest first; zeros where there are none.
     pub before: [Tensor; 2],
+    /// What is still in view.
+    pub views: Views,
     pub dit: Memory,
     pub decoder: Memory,
-    /// Whether nothing has been remembered.
-    pub empty: bool,
 }
 
 impl Past {
-    /// Nothing.
-    pub fn new(networks: &Networks, tokens: usize) -> Result<Self> {
+    /// Nothing, with the camera at `camera`.
+    pub fn new(networks: &Networks, camera: Camera, tokens: usize) -> Result<Self> {
         let c = &networks.config;
         let nothing = Tensor::zeros((tokens, c.latent), DType::F32, &networks.device)?;
         Ok(Self {
-            camera: Camera::default(),
+            camera,
             before: [nothing.clone(), nothing],
+            views: Views::default(),
             dit: Memory::new(&c.dit.offsets),
             decoder: Memory::new(&c.decoder.offsets),
-            empty: true,
         })
     }
 
+    /// Whether nothing has been remembered.
+    pub fn is_empty(&self) -> bool {
+        self.views.is_empty()
+    }
+
+    /// The latent of the chunk to come, if nothing but the camera moves: zeros when nothing has been seen yet. `features` are
+    /// those of the controls.
+    pub fn foresee(
+        &self,
+        networks: &Networks,
+        controls: &[Controls],
+        features: &Tensor,
+        encoder: &Grid,
+    ) -> Result<Tensor> {
+        let cameras: Vec<_> = (1..=controls.len()).map(|ticks| self.camera.after(&controls[..ticks])).collect();
+        match self.views.see(&cameras, networks.config.eye, Config::CELL)? {
+            Some(cells) => networks.vcn.encode(&cells, features, encoder),
+            None => Ok(self.before[0].zeros_like()?),
+        }
+    }
+
     /// What the DiT is told of the next chunk, at whose end the camera stands at `camera`.
-    pub fn chunk<'a>(&'a self, networks: &Networks, camera: &Camera, grid: &'a Grid) -> Result<Chunk<'a>> {
+    pub fn chunk<'a>(
+        &'a self,
+        networks: &Networks,
+        camera: &Camera,
+        grid: &'a Grid,
+        foreseen: &'a Tensor,
+    ) -> Result<Chunk<'a>> {
         let recall = networks.dit.blocks().recall(&self.dit, camera, grid)?;
-        Ok(Chunk { grid, before: [&self.before[0], &self.before[1]], recall })
+        let before = [&self.before[0], &self.before[1]];
+        Ok(Chunk { grid, before, foreseen, begins: self.is_empty(), recall })
     }
 
     /// Adds all of it to `state`.
     pub fn save(&self, state: &mut RolloutState) -> Result<()> {
-        if self.empty {
+        if self.is_empty() {
             return Ok(());
         }
+        self.views.save(state)?;
         state.insert("camera".into(), Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
         for (i, latent) in self.before.iter().enumerate() {
             state.insert(format!("before.{i}"), latent.clone());
@@ -58,9 +89,10 @@ impl Past {
     /// The past that [`Past::save`] saved, for the grids of the DiT and of the VCN's decoder.
     pub fn restore(networks: &Networks, state: &RolloutState, dit: &Grid, decoder: &Grid) -> Result<Self> {
         let c = &networks.config;
-        let mut past = Self::new(networks, dit.tokens())?;
+        let mut past = Self::new(networks, Camera::default(), dit.tokens())?;
         if state.contains_key("camera") {
-            past.empty = false;
+            let (side, numbers) = (c.cells(), Config::CELL * Config::CELL * 3);
+            past.views = Views::restore(state, &[dit.height * side, dit.width * side, numbers], &networks.device)?;
             past.camera = saved_camera(state, "camera")?;
             for (i, latent) in past.before.iter_mut().enumerate() {
                 let name = format!("before.{i}");

@@ -18,6 +18,9 @@ use crate::model::sampler::{guided, levels, remembered, sample};
 use crate::model::{CONTEXT_NOISE_STEP, NoiseSource, RolloutState, Settings, StageTimes};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
+/// The signal level of a chunk that begins anew from what was foreseen of it. As in `train/model.py`.
+const RENEWED: f32 = 0.1;
+
 /// One world's memory, prompted with text embeddings.
 pub struct World {
     networks: Arc<Networks>,
@@ -25,6 +28,9 @@ pub struct World {
     pub(super) settings: Settings,
     /// The prompt's embedding `[text]`.
     text: Tensor,
+    /// The embedding before, if the prompt is new: the next chunk then begins a new past, from what is foreseen of it, made noisy
+    /// (SDEdit, Meng et al. 2022), and is guided away from the words before.
+    former: Option<Tensor>,
     encoder_grid: Grid,
     decoder_grid: Grid,
     dit_grid: Grid,
@@ -36,11 +42,16 @@ pub struct World {
 /// A chunk that is made but not remembered.
 struct Pending {
     latent: Tensor,
+    foreseen: Tensor,
+    /// Its last frame as cells.
+    last: Tensor,
     /// The noise level at which it will be remembered, and the DiT's condition there.
     context_noise: f32,
     condition: Condition,
     camera: Camera,
     decoder: Vec<KeyValues>,
+    /// Whether the past before it is to be forgotten.
+    renewed: bool,
 }
 
 impl World {
@@ -56,14 +67,34 @@ impl World {
         if text.dims() != [c.text] {
             return Err(Error::input(format!("a text embedding has {} numbers, not {:?}", c.text, text.dims())));
         }
-        let past = Past::new(&networks, dit_grid.tokens())?;
+        let past = Past::new(&networks, Camera::default(), dit_grid.tokens())?;
         let times = StageTimes::default();
-        Ok(Self { networks, size, settings, text, encoder_grid, decoder_grid, dit_grid, past, pending: None, times })
+        Ok(Self {
+            networks,
+            size,
+            settings,
+            text,
+            former: None,
+            encoder_grid,
+            decoder_grid,
+            dit_grid,
+            past,
+            pending: None,
+            times,
+        })
     }
 
     /// The embedding `[text]` of the prompt for the chunks to come.
-    pub fn set_text(&mut self, text: Tensor) {
-        self.text = text;
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when it is no vector.
+    pub fn set_text(&mut self, text: Tensor) -> Result<()> {
+        let new = !self.past.is_empty() && text.to_vec1::<f32>()? != self.text.to_vec1::<f32>()?;
+        let before = std::mem::replace(&mut self.text, text);
+        if new && self.former.is_none() {
+            self.former = Some(before);
+        }
+        Ok(())
     }
 
     /// Where the time of the last chunk went.
@@ -113,13 +144,30 @@ impl World {
     pub fn observe_latent(&mut self, latent: Tensor, controls: &[Controls], noise: &Tensor) -> Result<()> {
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
-        let controls = networks.controls(controls)?;
-        let recall = networks.vcn.decoder().recall(&self.past.decoder, &camera, &self.decoder_grid)?;
-        let decoder = networks.vcn.remember(&latent, &controls, &self.decoder_grid, &recall)?;
-        let prompt = networks.dit.prompt(&self.text, &controls, &camera)?;
+        let features = networks.controls(controls)?;
+        let foreseen = self.past.foresee(&networks, controls, &features, &self.encoder_grid)?;
+        let (cells, decoder) = self.decode(&self.past, &latent, controls, &features, &camera)?;
+        let prompt = networks.dit.prompt(&self.text, &features, &camera)?;
         let context_noise = self.settings.context_noise;
         let condition = networks.dit.conditions(&[1.0 - context_noise], &prompt)?.at(0)?;
-        self.remember(Pending { latent, context_noise, condition, camera, decoder }, noise)
+        let last = last_frame(&cells)?;
+        self.former = None;
+        let pending = Pending { latent, foreseen, last, context_noise, condition, camera, decoder, renewed: false };
+        self.remember(pending, noise)
+    }
+
+    /// The cells of a latent and what the decoder remembers of them.
+    fn decode(
+        &self,
+        past: &Past,
+        latent: &Tensor,
+        controls: &[Controls],
+        features: &Tensor,
+        camera: &Camera,
+    ) -> Result<(Tensor, Vec<KeyValues>)> {
+        let vcn = &self.networks.vcn;
+        let recall = vcn.decoder().recall(&past.decoder, camera, &self.decoder_grid)?;
+        vcn.decode(latent, features, &turns(controls), &self.decoder_grid, &recall)
     }
 
     /// Denoises `noise` `[tokens, latent]` to the latent of the next chunk and decodes it to cells; both wait for
@@ -131,31 +179,45 @@ impl World {
         let start = Instant::now();
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
-        let (turns, controls) = (turns(controls), networks.controls(controls)?);
-        let Settings { steps, first_steps, first_guidance, context_noise } = self.settings;
-        let steps = if self.past.empty { first_steps } else { steps };
-        let taus = [levels(steps), vec![1.0 - context_noise]].concat();
+        let features = networks.controls(controls)?;
+        let mut foreseen = self.past.foresee(&networks, controls, &features, &self.encoder_grid)?;
+        self.times.foresee = start.elapsed();
+
+        let start = Instant::now();
+        let Settings { steps, first_steps, guidance, context_noise } = self.settings;
+        let past = if self.former.is_some() { &self.forgotten()? } else { &self.past };
+        let mut levels = levels(if past.is_empty() { first_steps } else { steps });
+        let mut x = noise.clone();
+        let mut unwanted = self.text.zeros_like()?;
+        if let Some(former) = &self.former {
+            levels.retain(|&level| level > RENEWED);
+            levels.insert(0, RENEWED);
+            x = remembered(&foreseen, noise, 1.0 - RENEWED)?;
+            (foreseen, unwanted) = (foreseen.zeros_like()?, former.clone());
+        }
+        let taus = [&levels[..], &[1.0 - context_noise]].concat();
         let conditions =
-            |text: &Tensor| networks.dit.conditions(&taus, &networks.dit.prompt(text, &controls, &camera)?);
+            |text: &Tensor| networks.dit.conditions(&taus, &networks.dit.prompt(text, &features, &camera)?);
         let prompted = conditions(&self.text)?;
-        let known = self.past.chunk(&networks, &camera, &self.dit_grid)?;
-        let latent = if self.past.empty && first_guidance > 1.0 {
-            let unprompted = conditions(&self.text.zeros_like()?)?;
-            sample(noise, steps, |x, i| {
+        let known = past.chunk(&networks, &camera, &self.dit_grid, &foreseen)?;
+        let latent = if past.is_empty() && guidance > 1.0 {
+            let unprompted = conditions(&unwanted)?;
+            sample(x, &levels, |x, i| {
                 let [with, without] = [&prompted, &unprompted].map(|c| networks.dit.denoise(x, &c.at(i)?, &known));
-                guided(&with?, &without?, first_guidance)
+                guided(&with?, &without?, guidance)
             })?
         } else {
-            sample(noise, steps, |x, i| networks.dit.denoise(x, &prompted.at(i)?, &known))?
+            sample(x, &levels, |x, i| networks.dit.denoise(x, &prompted.at(i)?, &known))?
         };
-        let condition = prompted.at(steps)?;
+        let condition = prompted.at(levels.len())?;
         self.times.denoise = start.elapsed();
 
         let start = Instant::now();
-        let recall = networks.vcn.decoder().recall(&self.past.decoder, &camera, &self.decoder_grid)?;
-        let (cells, decoder) = networks.vcn.decode(&latent, &controls, &turns, &self.decoder_grid, &recall)?;
+        let (cells, decoder) = self.decode(past, &latent, controls, &features, &camera)?;
         self.times.decode = start.elapsed();
-        self.pending = Some(Pending { latent: latent.clone(), context_noise, condition, camera, decoder });
+        let (last, renewed, made) = (last_frame(&cells)?, self.former.is_some(), latent.clone());
+        self.pending =
+            Some(Pending { latent: made, foreseen, last, context_noise, condition, camera, decoder, renewed });
         Ok((latent, cells))
     }
 
@@ -170,18 +232,27 @@ impl World {
         }
     }
 
+    /// A new past where the camera stands.
+    fn forgotten(&self) -> Result<Past> {
+        Past::new(&self.networks, self.past.camera, self.dit_grid.tokens())
+    }
+
     fn remember(&mut self, chunk: Pending, noise: &Tensor) -> Result<()> {
         let start = Instant::now();
         let networks = Arc::clone(&self.networks);
+        if chunk.renewed {
+            self.past = self.forgotten()?;
+            self.former = None;
+        }
         let latent = remembered(&chunk.latent, noise, chunk.context_noise)?;
-        let known = self.past.chunk(&networks, &chunk.camera, &self.dit_grid)?;
+        let known = self.past.chunk(&networks, &chunk.camera, &self.dit_grid, &chunk.foreseen)?;
         let layers = networks.dit.remember(&latent, &chunk.condition, &known)?;
         self.past.dit.push(chunk.camera, layers);
         self.past.decoder.push(chunk.camera, chunk.decoder);
         self.past.before.swap(0, 1);
         self.past.before[0] = latent;
         self.past.camera = chunk.camera;
-        self.past.empty = false;
+        self.past.views.add(&chunk.last, chunk.camera)?;
         self.times.commit = start.elapsed();
         Ok(())
     }
@@ -263,6 +334,7 @@ impl World {
 
     pub(super) fn state(&self) -> Result<RolloutState> {
         let mut state = RolloutState::from([("text".to_owned(), self.text.clone())]);
+        state.extend(self.former.clone().map(|former| ("former".to_owned(), former)));
         self.past.save(&mut state)?;
         Ok(state)
     }
@@ -270,10 +342,20 @@ impl World {
     pub(super) fn set_state(&mut self, state: &RolloutState) -> Result<()> {
         let networks = &self.networks;
         let text = saved(state, "text", &[networks.config.text])?.to_device(&networks.device)?;
+        let former = match state.contains_key("former") {
+            true => Some(saved(state, "former", &[networks.config.text])?.to_device(&networks.device)?),
+            false => None,
+        };
         let past = Past::restore(networks, state, &self.dit_grid, &self.decoder_grid)?;
-        (self.text, self.past, self.pending) = (text, past, None);
+        (self.text, self.former, self.past, self.pending) = (text, former, past, None);
         Ok(())
     }
+}
+
+/// The last frame of a chunk's cells.
+fn last_frame(cells: &Tensor) -> Result<Tensor> {
+    let numbers = Config::CELL * Config::CELL * 3;
+    Ok(cells.narrow(2, cells.dim(2)? - numbers, numbers)?.contiguous()?)
 }
 
 #[cfg(test)]
@@ -283,7 +365,7 @@ mod tests {
     use candle_core::Device;
     use std::path::Path;
 
-    const SETTINGS: Settings = Settings { steps: 1, first_steps: 2, first_guidance: 2.0, context_noise: 0.1 };
+    const SETTINGS: Settings = Settings { steps: 1, first_steps: 2, guidance: 2.0, context_noise: 0.1 };
 
     fn networks() -> Arc<Networks> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
@@ -324,11 +406,29 @@ mod tests {
             dream(&mut first, 0..age);
             let state = first.state().unwrap();
             let mut second = world(size);
-            second.set_text(text(&networks(), 7.0));
+            second.set_text(text(&networks(), 7.0)).unwrap();
             dream(&mut second, 40..42);
             second.set_state(&state).unwrap();
             assert_eq!(dream(&mut first, 20..23), dream(&mut second, 20..23), "at age {age}");
         }
+    }
+
+    #[test]
+    fn new_words_begin_a_new_past_from_what_is_in_view() {
+        let size = FrameSize::new(48, 32);
+        let after = |grey: u8, age: u64, words: f32| {
+            let mut world = world(size);
+            let noise = Noise { seed: 1, chunk: 0 };
+            let frame = Frame { size, rgb: vec![grey; size.pixels() * 3] };
+            world.observe(&[frame], &[Controls::default()], &noise).unwrap();
+            dream(&mut world, 20..20 + age);
+            world.set_text(text(&world.networks, words)).unwrap();
+            let frames = dream(&mut world, 1..2);
+            (frames, world.state().unwrap().keys().filter(|name| name.starts_with("dit")).count())
+        };
+        assert_eq!(after(90, 2, 7.0).1, after(90, 0, 7.0).1, "what was before is forgotten");
+        assert!(after(90, 2, 1.0).1 > after(90, 2, 7.0).1, "the same words are not new");
+        assert_ne!(after(20, 0, 7.0).0, after(200, 0, 7.0).0, "it begins from what is seen");
     }
 
     #[test]
@@ -351,7 +451,7 @@ mod tests {
             std::fs::copy(from.join(name), to.path().join(name)).unwrap();
         }
         let config = std::fs::read_to_string(from.join("config.json")).unwrap();
-        let config = config.replacen('{', "{\"precision\": \"int8\",", 1);
+        let config = config.replacen("\"f32\"", "\"int8\"", 1);
         std::fs::write(to.path().join("config.json"), config).unwrap();
         Arc::new(Networks::load(to.path(), &Device::Cpu).unwrap())
     }
@@ -398,7 +498,7 @@ mod tests {
         let size = FrameSize::new(32, 32);
         let latent = |prompt: f32, forward: f32, seed: u64, observed: Option<u8>| {
             let mut world = world(size);
-            world.set_text(text(&world.networks, prompt));
+            world.set_text(text(&world.networks, prompt)).unwrap();
             let noise = Noise { seed, chunk: 0 };
             if let Some(grey) = observed {
                 let frame = Frame { size, rgb: vec![grey; size.pixels() * 3] };
@@ -434,7 +534,7 @@ mod tests {
         }
         assert!(matches!(world.step(&[still], &noise), Err(Error::Input(_))));
         world.commit(&noise).unwrap();
-        assert!(world.past.empty);
+        assert!(world.past.is_empty());
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Fixture {
         let mut world = self.world()?;
         for chunk in 0..self.chunks {
             let controls = self.controls(chunk)?;
-            world.set_text(self.at("text", chunk)?);
+            world.set_text(self.at("text", chunk)?)?;
             let context_noise = self.at("context_eps", chunk)?;
             if chunk < self.seen {
                 let latent = world.encode_cells(&self.cells("frames", chunk)?, &controls)?;
@@ -101,7 +101,7 @@ impl Fixture {
         let settings = Settings {
             steps: c.steps,
             first_steps: c.first_steps,
-            first_guidance: c.first_guidance,
+            guidance: c.guidance,
             context_noise: c.context_noise,
         };
         World::new(Arc::clone(&self.networks), c.default_size(), self.at("text", 0)?, settings)
@@ -112,7 +112,7 @@ impl Fixture {
     /// # Errors
     /// [`Error::Tensor`] when the fixture has no such chunk.
     pub fn dream(&self, world: &mut World, chunk: usize) -> Result<(Tensor, Tensor)> {
-        world.set_text(self.at("text", chunk)?);
+        world.set_text(self.at("text", chunk)?)?;
         let dreamt = world.step_from(&self.controls(chunk)?, &self.at("noise", chunk)?)?;
         world.commit_with(&self.at("context_eps", chunk)?)?;
         Ok(dreamt)

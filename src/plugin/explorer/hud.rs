@@ -4,8 +4,8 @@ use bevy::diagnostic::{Diagnostic, DiagnosticPath, DiagnosticsStore};
 use bevy::prelude::*;
 
 use crate::plugin::{
-    COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, Dream, DreamStatus, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES,
-    UPDATE_MS,
+    COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, Dream, DreamStatus, FORESEE_MS, MODEL_FPS, NATIVE_FPS,
+    QUEUED_FRAMES, UPDATE_MS,
 };
 
 /// The text with the figures.
@@ -27,13 +27,14 @@ pub(super) fn write(
     let (steps, noise) = status.settings.map_or((0, 0.0), |settings| (settings.steps, settings.context_noise));
     text.0 = format!(
         "{:.1} native frames a second (the model alone {:.1})\n\
-         denoise {:.0} ms  decode {:.0} ms  commit {:.0} ms\n\
+         foresee {:.0} ms  denoise {:.0} ms  decode {:.0} ms  commit {:.0} ms\n\
          control to frame {:.0} ms  queue {:.0}  update {:.2} ms\n\
          {steps} steps  context noise {noise:.2}{}{}\n\
          {} {}x{}  seed {}  tick {}\n\
          {}",
         latest(&NATIVE_FPS),
         average(&MODEL_FPS),
+        average(&FORESEE_MS),
         average(&DENOISE_MS),
         average(&DECODE_MS),
         average(&COMMIT_MS),

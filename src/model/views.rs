@@ -1,0 +1,301 @@
+//! What is still in view of the past: frames as another camera sees them.
+
+use std::f64::consts::TAU;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::RolloutState;
+use super::action::Camera;
+use super::cache::{saved, saved_camera};
+use super::warp::{Cells, Lens, RGB};
+use crate::Result;
+use crate::kernel::{View, for_each_chunk};
+
+/// Key frames at most.
+const MOST: usize = 6;
+/// How far in degrees from all others a key frame is taken, or
+const TURN: f64 = 40.0;
+/// in blocks.
+const WAY: f64 = 0.5;
+/// Of that: a frame so near to a key frame takes its place.
+const FRESH: f64 = 1.0 / 8.0;
+/// A key frame so many blocks away is forgotten.
+const FAR: f64 = 1.0;
+
+/// The frames that a world goes on seeing: its last one, and key frames of other directions until they are left behind.
+/// Twin of `Views` in `train/model.py`.
+#[derive(Clone, Default)]
+pub struct Views {
+    last: Option<Seen>,
+    /// The newest first.
+    keys: Vec<Seen>,
+}
+
+/// A frame and where it was seen from.
+#[derive(Clone)]
+struct Seen {
+    /// Cells `[height, width, 3 * side * side]` in −1..1, in half precision.
+    cells: Tensor,
+    camera: Camera,
+}
+
+impl Seen {
+    fn names(name: &str) -> [String; 2] {
+        [format!("{name}.cells"), format!("{name}.camera")]
+    }
+
+    fn save(&self, name: &str, state: &mut RolloutState) -> Result<()> {
+        let [cells, camera] = Self::names(name);
+        state.insert(cells, self.cells.clone());
+        state.insert(camera, Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
+        Ok(())
+    }
+
+    /// The inverse of [`Seen::save`].
+    fn restore(name: &str, state: &RolloutState, shape: &[usize], device: &Device) -> Result<Self> {
+        let [cells, camera] = Self::names(name);
+        let cells = saved(state, &cells, shape)?.to_dtype(DType::F16)?.to_device(device)?;
+        Ok(Self { cells, camera: saved_camera(state, &camera)? })
+    }
+}
+
+/// How far apart two cameras are, of what takes a key frame.
+fn apart(a: &Camera, b: &Camera) -> f64 {
+    let ([yaw, pitch, ..], [other_yaw, other_pitch, ..]) = (a.to_array(), b.to_array());
+    let turn = (yaw - other_yaw + TAU / 2.0).rem_euclid(TAU) - TAU / 2.0;
+    (turn.abs().max((pitch - other_pitch).abs()) / TURN.to_radians()).max(way(a, b) / WAY)
+}
+
+/// Blocks between two cameras.
+fn way(a: &Camera, b: &Camera) -> f64 {
+    let ([.., x, z, _], [.., other_x, other_z, _]) = (a.to_array(), b.to_array());
+    (x - other_x).hypot(z - other_z)
+}
+
+/// How the ray of one camera's pixel runs as another saw it.
+///
+/// A rotation moves the picture the same at every depth. Walking moves what is below the horizon, as if the ground were
+/// flat, bare and `eye` blocks below; the rest stays, as if it were far.
+struct Turn {
+    yaw: (f32, f32),
+    now: (f32, f32),
+    then: (f32, f32),
+    /// Of the ground at a slope of one.
+    right: f32,
+    forward: f32,
+}
+
+impl Turn {
+    fn new(then: &Camera, now: &Camera, eye: f32) -> Self {
+        let ([yaw, pitch, x, z, _], [then_yaw, then_pitch, then_x, then_z, _]) = (now.to_array(), then.to_array());
+        let (sin, cos) = then_yaw.sin_cos();
+        let nearness = if eye > 0.0 { 1.0 / f64::from(eye) } else { 0.0 };
+        let (x, z) = ((x - then_x) * nearness, (z - then_z) * nearness);
+        let angle = |radians: f64| (radians.sin() as f32, radians.cos() as f32);
+        Self {
+            yaw: angle(yaw - then_yaw),
+            now: angle(pitch),
+            then: angle(then_pitch),
+            right: (x * cos - z * sin) as f32,
+            forward: (x * sin + z * cos) as f32,
+        }
+    }
+
+    /// The ray through the pixel at `x`, `y` in focal lengths: levelled, turned to where that camera looked, met with the
+    /// ground, and pitched as that camera was.
+    fn ray(&self, [x, y]: [f32; 2]) -> [f32; 3] {
+        let ((ys, yc), (ns, nc), (ts, tc)) = (self.yaw, self.now, self.then);
+        let (y, z) = (y * nc - ns, y * ns + nc);
+        let (x, z) = (x * yc + z * ys, z * yc - x * ys);
+        let slope = y.max(0.0);
+        let (x, z) = (x + self.right * slope, z + self.forward * slope);
+        [x, y * tc + z * ts, z * tc - y * ts]
+    }
+}
+
+impl Views {
+    /// Whether nothing has been seen.
+    pub fn is_empty(&self) -> bool {
+        self.last.is_none()
+    }
+
+    /// Takes a frame, as cells `[height, width, 3 * side * side]`, that `camera` sees.
+    pub fn add(&mut self, cells: &Tensor, camera: Camera) -> Result<()> {
+        let cells = cells.clamp(-1f32, 1f32)?.to_dtype(DType::F16)?;
+        let seen = Seen { cells, camera };
+        self.keys.retain(|key| way(&camera, &key.camera) <= FAR);
+        let distances = self.keys.iter().map(|key| apart(&camera, &key.camera)).enumerate();
+        let (index, nearest) = distances.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::INFINITY));
+        if nearest < FRESH {
+            self.keys.remove(index);
+        }
+        if !(FRESH..1.0).contains(&nearest) {
+            self.keys.insert(0, seen.clone());
+            self.keys.truncate(MOST);
+        }
+        self.last = Some(seen);
+        Ok(())
+    }
+
+    /// What `cameras` see if nothing else moves, as cells `[height, width, cameras * 3 * side * side]`: each pixel from the
+    /// first frame that has it, and where none has, as the last frame goes on at its edge. Nothing if nothing has been seen.
+    /// `eye` is that of the [`Config`](super::config::Config).
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] when a frame's cells are not of this `side`.
+    pub fn see(&self, cameras: &[Camera], eye: f32, side: usize) -> Result<Option<Tensor>> {
+        let Some(last) = &self.last else { return Ok(None) };
+        let (height, width, channels) = last.cells.dims3()?;
+        let (frames, picture) = (cameras.len(), RGB * side * side);
+        if channels != picture {
+            return Err(candle_core::Error::msg(format!("cells of {channels} channels are not one frame")).into());
+        }
+        let views: Vec<&Seen> = [last].into_iter().chain(&self.keys).collect();
+        let tensor = |seen: &&Seen| seen.cells.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+        let tensors = views.iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
+        let values = tensors.iter().map(View::new).collect::<Result<Vec<_>, _>>()?;
+        let pictures: Vec<_> = values.iter().map(|values| Cells { values, height, width, channels, side }).collect();
+        let turns: Vec<Vec<Turn>> =
+            cameras.iter().map(|now| views.iter().map(|seen| Turn::new(&seen.camera, now, eye)).collect()).collect();
+        let lens = Lens::new(height, width, side);
+        let colour = |ray: [f32; 2], turns: &[Turn]| {
+            let inside = |[x, y, z]: [f32; 3]| {
+                let far = |at: f32, middle: f32| at.abs() * lens.focal <= z * middle;
+                z > 0.01 && far(x, lens.middle[0]) && far(y, lens.middle[1])
+            };
+            let rays = || turns.iter().map(|turn| turn.ray(ray)).enumerate();
+            let (view, [x, y, z]) = rays().find(|(_, ray)| inside(*ray)).unwrap_or((0, turns[0].ray(ray)));
+            let [x, y] = lens.point([x, y, z.max(0.01)]);
+            // bicubic, as frames are seen again and again: bilinear blurs them each time
+            pictures[view].sample_cubic(0, x, y).map(|value| value.clamp(-1.0, 1.0))
+        };
+        let mut out = vec![0.0; height * width * frames * picture];
+        for_each_chunk(&mut out, width * frames * picture, |line, out| {
+            for (column, out) in out.chunks_exact_mut(frames * picture).enumerate() {
+                for (out, turns) in out.chunks_exact_mut(picture).zip(&turns) {
+                    for pixel in 0..side * side {
+                        let ray = lens.ray(column * side + pixel % side, line * side + pixel / side);
+                        for (channel, value) in colour(ray, turns).into_iter().enumerate() {
+                            out[channel * side * side + pixel] = value;
+                        }
+                    }
+                }
+            }
+        });
+        Ok(Some(Tensor::from_vec(out, (height, width, frames * picture), last.cells.device())?))
+    }
+
+    /// Adds all of it to `state`.
+    pub fn save(&self, state: &mut RolloutState) -> Result<()> {
+        if let Some(last) = &self.last {
+            last.save("last", state)?;
+        }
+        self.keys.iter().enumerate().try_for_each(|(i, key)| key.save(&format!("key.{i}"), state))
+    }
+
+    /// What [`Views::save`] saved, with something seen, for frames of cells of this `shape`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Input`] when the state is of another size.
+    pub fn restore(state: &RolloutState, shape: &[usize; 3], device: &Device) -> Result<Self> {
+        let restore = |name: &str| Seen::restore(name, state, shape, device);
+        let names = (0..MOST).map(|i| format!("key.{i}")).take_while(|name| state.contains_key(&Seen::names(name)[0]));
+        Ok(Self { last: Some(restore("last")?), keys: names.map(|name| restore(&name)).collect::<Result<_>>()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Controls;
+    use crate::model::patch::FOCAL;
+
+    const EYE: f32 = 1.62;
+    const SIDE: usize = 4;
+    const SIZE: usize = 32;
+
+    fn index(x: usize, y: usize) -> usize {
+        ((y / SIDE) * (SIZE / SIDE) + x / SIDE) * RGB * SIDE * SIDE + (y % SIDE) * SIDE + x % SIDE
+    }
+
+    /// A frame whose red is drawn.
+    fn frame(draw: impl Fn(usize, usize) -> f32) -> Tensor {
+        let mut values = vec![0.0; SIZE * SIZE * RGB];
+        (0..SIZE * SIZE).for_each(|i| values[index(i % SIZE, i / SIZE)] = draw(i % SIZE, i / SIZE));
+        Tensor::from_vec(values, (SIZE / SIDE, SIZE / SIDE, RGB * SIDE * SIDE), &Device::Cpu).unwrap()
+    }
+
+    /// The red of what is seen.
+    fn red(views: &Views, camera: Camera) -> impl Fn(usize, usize) -> f32 + use<> {
+        let seen = views.see(&[camera], EYE, SIDE).unwrap().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        move |x, y| seen[index(x, y)]
+    }
+
+    fn look(look: [f32; 2]) -> Camera {
+        Camera::default().after(&[Controls { look, ..Controls::default() }])
+    }
+
+    fn seen(draw: impl Fn(usize, usize) -> f32, camera: Camera) -> impl Fn(usize, usize) -> f32 {
+        let mut views = Views::default();
+        views.add(&frame(draw), Camera::default()).unwrap();
+        red(&views, camera)
+    }
+
+    fn brightest(line: impl Iterator<Item = f32>) -> usize {
+        line.enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0
+    }
+
+    #[test]
+    fn turning_and_walking_move_what_is_seen() {
+        let four_pixels = (4.0 / (FOCAL * SIZE as f32)).atan().to_degrees();
+        // after turning right, what stood in the middle stands left of it; after looking up, below
+        let turned = seen(|x, _| f32::from(u8::from(x == 16)), look([four_pixels, 0.0]));
+        assert_eq!(brightest((0..SIZE).map(|x| turned(x, 16))), 12);
+        let tilted = seen(|_, y| f32::from(u8::from(y == 16)), look([0.0, four_pixels]));
+        assert_eq!(brightest((0..SIZE).map(|y| tilted(16, y))), 20);
+        // walking brings the ground near and leaves the sky; ground at the left of the middle goes on to the left
+        let walked = Camera::default().after(&[Controls { forward: 1.0, ..Controls::default() }; 2]);
+        let lines = seen(|_, y| f32::from(u8::from(y == 8 || y == 24)), walked);
+        assert_eq!(brightest((0..16).map(|y| lines(16, y))), 8);
+        assert!(16 + brightest((16..SIZE).map(|y| lines(16, y))) > 24);
+        let column = seen(|x, _| f32::from(u8::from(x == 8)), walked);
+        assert!(brightest((0..SIZE).map(|x| column(x, 28))) < 8);
+        // but not where the camera stands
+        let mut views = Views::default();
+        views.add(&frame(|_, y| y as f32 / SIZE as f32), Camera::default()).unwrap();
+        let [still, walked] =
+            [Camera::default(), walked].map(|camera| views.see(&[camera], 0.0, SIDE).unwrap().unwrap());
+        assert_eq!(still.to_vec3::<f32>().unwrap(), walked.to_vec3::<f32>().unwrap());
+    }
+
+    #[test]
+    fn nothing_changes_while_the_camera_rests() {
+        let picture = |x: usize, y: usize| ((x * 37 + y * 11) % 64) as f32 / 64.0;
+        let still = seen(picture, Camera::default());
+        assert!((0..SIZE * SIZE).all(|i| (still(i % SIZE, i / SIZE) - picture(i % SIZE, i / SIZE)).abs() < 1e-3));
+    }
+
+    #[test]
+    fn what_was_looked_away_from_is_seen_again_until_it_is_left_behind() {
+        let mut views = Views::default();
+        let steps = [0.0, 30.0, 60.0, 90.0];
+        let stripe = |x: usize, _: usize| f32::from(u8::from(x == 16));
+        for yaw in steps {
+            let drawn = if yaw == 0.0 { frame(stripe) } else { frame(|_, _| -0.5) };
+            views.add(&drawn, look([yaw, 0.0])).unwrap();
+        }
+        // half a turn back the old middle is out of the last frame, and a whole circle is the same direction
+        for back in [0.0, 360.0, -360.0] {
+            let again = red(&views, look([back, 0.0]));
+            assert!(again(16, 16) > 0.9 && again(4, 16) == 0.0, "{back}");
+        }
+        let mut state = RolloutState::new();
+        views.save(&mut state).unwrap();
+        let shape = [SIZE / SIDE, SIZE / SIDE, RGB * SIDE * SIDE];
+        let restored = Views::restore(&state, &shape, &Device::Cpu).unwrap();
+        assert!(red(&restored, look([0.0; 2]))(16, 16) > 0.9);
+        let gone = look([90.0, 0.0]).after(&[Controls { forward: 1.0, ..Controls::default() }; 8]);
+        views.add(&frame(|_, _| -0.5), gone).unwrap();
+        assert!(red(&views, look([0.0; 2]))(16, 16) < 0.0);
+    }
+}
