@@ -21,7 +21,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from export import load_model
-from model import camera, control_features, grid_positions, motion, reckon, reproject, rms_norm, rope_tables
+from geometry import camera, grid_positions, motion, reckon, reproject
+from model import control_features, rms_norm, rope_tables
 
 
 class Cached(nn.Module):

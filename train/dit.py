@@ -12,7 +12,8 @@ import data
 import engine
 from data import Episodes, pick, to_float, training_sets
 from export import load_model
-from model import DiT, camera, rms_norm
+from geometry import camera
+from model import DiT, rms_norm
 from text import TextEncoder
 from vcn import psnr
 from walk import FURTHEST, Walkers, Walks, noised, weigh

@@ -2,7 +2,8 @@
 
 import torch
 
-from model import VCN, Config, DiT, TrunkConfig, camera, rollout
+from geometry import camera
+from model import VCN, Config, DiT, TrunkConfig, rollout
 from walk import Walks, noised
 
 

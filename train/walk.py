@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from data import to_float
-from model import (
-    Views, camera, control_features, grid_positions, motion, pitched, reckon, rms_norm, rollout, rope_tables, sample_levels,
-)  # fmt: skip
+from geometry import Views, camera, grid_positions, motion, pitched, reckon
+from model import control_features, rms_norm, rollout, rope_tables, sample_levels
 
 DOUBT = 0.3  # see `weigh`: what keeps a strayed world whole is learned here alone
 FURTHEST = 160  # chunks that a world walks before it begins anew

@@ -23,7 +23,7 @@ const FRESH: f64 = 1.0 / 8.0;
 const FAR: f64 = 1.0;
 
 /// The frames that a world goes on seeing: its last one, and key frames of other directions until they are left behind.
-/// Twin of `Views` in `train/model.py`.
+/// Twin of `Views` in `train/geometry.py`.
 #[derive(Clone, Default)]
 pub struct Views {
     last: Option<Seen>,
