@@ -137,6 +137,15 @@ impl World {
 
     /// The picture that the player sees.
     pub fn render(&self, size: FrameSize) -> Frame {
+        self.view().render(size)
+    }
+
+    /// How near everything in that picture is, line by line: one over the blocks to its plane across the line of sight, 0 for the sky.
+    pub fn nearness(&self, size: FrameSize) -> Vec<f32> {
+        self.view().nearness(size)
+    }
+
+    fn view(&self) -> View<'_> {
         View {
             grid: &self.grid,
             pose: self.player.pose,
@@ -145,7 +154,6 @@ impl World {
             seed: self.seed,
             tick: self.ticks,
         }
-        .render(size)
     }
 
     /// Changes time and weather, smoothly over the next [`TRANSITION_TICKS`]. The label changes at once.

@@ -1,5 +1,6 @@
 //! One episode: a policy plays a world, and frames, actions and labels are kept.
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::controls::{CONTROL_NAMES, TICKS_PER_SECOND};
@@ -88,6 +89,8 @@ pub struct Episode {
     pub frames: Vec<Frame>,
     /// The controls that led to each frame; the first are still.
     pub actions: Vec<Controls>,
+    /// How near everything in each frame is, as of [`World::nearness`]; none of a game that cannot tell.
+    pub nearness: Vec<Vec<f16>>,
 }
 
 /// Plays and records the episode of a seed. 30 % of the worlds mix two biomes; in 35 % of the episodes
@@ -99,7 +102,8 @@ pub fn record(seed: u64, config: &EpisodeConfig) -> Episode {
     let mut policy = Policy::new(config.policy.clone(), seed);
     let change = random.chance(0.35).then(|| (config.ticks as f32 * random.range(0.2, 0.7)) as usize);
 
-    let mut frames = vec![world.render(config.size)];
+    let near = |world: &World| world.nearness(config.size).into_iter().map(f16::from_f32).collect();
+    let (mut frames, mut nearness) = (vec![world.render(config.size)], vec![near(&world)]);
     let mut actions = vec![Controls::default()];
     let mut scenes = vec![SceneChange { tick: 0, scene: world.scene() }];
     for tick in 1..config.ticks {
@@ -110,6 +114,7 @@ pub fn record(seed: u64, config: &EpisodeConfig) -> Episode {
         let controls = policy.next(&world);
         actions.push(world.tick(controls));
         frames.push(world.render(config.size));
+        nearness.push(near(&world));
         let scene = world.scene();
         if scenes.last().is_some_and(|last| last.scene != scene) {
             scenes.push(SceneChange { tick, scene });
@@ -127,7 +132,7 @@ pub fn record(seed: u64, config: &EpisodeConfig) -> Episode {
         generator: GENERATOR.to_owned(),
         policy: config.policy.to_string(),
     };
-    Episode { meta, frames, actions }
+    Episode { meta, frames, actions, nearness }
 }
 
 /// A sky that differs in time, in weather, or in both.

@@ -4,7 +4,7 @@ use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"\x93NUMPY\x01\x00";
 
-/// An array file of `descr` (`|u1` or `<f4`) with this shape.
+/// An array file of `descr` (`|u1`, `<f2` or `<f4`) with this shape.
 pub fn encode(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
     let shape = shape.iter().map(|n| format!("{n}, ")).collect::<String>();
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", shape.trim_end());

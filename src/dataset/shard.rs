@@ -5,6 +5,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use half::f16;
 use rayon::prelude::*;
 
 use super::episode::{Episode, EpisodeConfig, EpisodeMeta, control_names, record};
@@ -76,20 +77,27 @@ impl ShardWriter {
     /// [`Error::Io`] when the shard cannot be written.
     pub fn write(&mut self, episode: &Episode) -> Result<()> {
         let actions: Vec<_> = episode.actions.iter().map(Controls::to_vector).collect();
-        self.append(&episode.meta, &episode.frames, &actions)
+        self.append(&episode.meta, &episode.frames, &actions, &episode.nearness)
     }
 
-    /// Appends frames and what led to each: rows of any numbers, all of the same length.
+    /// Appends frames, what led to each (rows of any numbers, all of the same length) and how near what each shows is, as in
+    /// [`Episode::nearness`].
     ///
     /// # Errors
     /// [`Error::Io`] when the shard cannot be written.
-    pub fn append(&mut self, meta: &EpisodeMeta, frames: &[Frame], actions: &[impl AsRef<[f32]>]) -> Result<()> {
+    pub fn append(
+        &mut self,
+        meta: &EpisodeMeta,
+        frames: &[Frame],
+        actions: &[impl AsRef<[f32]>],
+        nearness: &[Vec<f16>],
+    ) -> Result<()> {
         let path = self.path("tar.part");
         let (mut tar, count) = match self.open.take() {
             Some(open) => open,
             None => (tar::Builder::new(BufWriter::new(File::create(&path).map_err(Error::io(&path))?)), 0),
         };
-        for (ending, bytes) in files(meta, frames, actions) {
+        for (ending, bytes) in files(meta, frames, actions, nearness) {
             let mut header = tar::Header::new_ustar();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
@@ -124,16 +132,26 @@ impl ShardWriter {
 }
 
 /// The files of an episode: ending and content.
-fn files(meta: &EpisodeMeta, frames: &[Frame], actions: &[impl AsRef<[f32]>]) -> [(&'static str, Vec<u8>); 3] {
+fn files(
+    meta: &EpisodeMeta,
+    frames: &[Frame],
+    actions: &[impl AsRef<[f32]>],
+    nearness: &[Vec<f16>],
+) -> Vec<(&'static str, Vec<u8>)> {
     let pixels: Vec<u8> = frames.iter().flat_map(|f| f.rgb.iter().copied()).collect();
     let numbers: Vec<u8> = actions.iter().flat_map(AsRef::as_ref).flat_map(|x| x.to_le_bytes()).collect();
     let width = actions.first().map_or(CONTROL_DIM, |row| row.as_ref().len());
     let json = serde_json::to_vec(meta).expect("metadata has only text and numbers");
-    [
+    let mut files = vec![
         ("frames.npy", npy::encode("|u1", &[frames.len(), meta.height, meta.width, 3], &pixels)),
         ("actions.npy", npy::encode("<f4", &[actions.len(), width], &numbers)),
-        ("json", json),
-    ]
+    ];
+    if !nearness.is_empty() {
+        let numbers: Vec<u8> = nearness.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
+        files.push(("nearness.npy", npy::encode("<f2", &[nearness.len(), meta.height, meta.width], &numbers)));
+    }
+    files.push(("json", json));
+    files
 }
 
 /// Reads the episodes of one shard, in order.
@@ -173,23 +191,28 @@ impl ShardReader {
     pub fn for_each(&mut self, mut each: impl FnMut(Episode) -> Result<()>) -> Result<()> {
         let path = self.path.clone();
         let bad = |what: &str| Error::input(format!("{}: {what}", path.display()));
-        let mut files: Vec<Vec<u8>> = Vec::new();
+        let mut arrays: Vec<Vec<u8>> = Vec::new();
         for entry in self.tar.entries().map_err(Error::io(&path))? {
             let mut entry = entry.map_err(Error::io(&path))?;
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes).map_err(Error::io(&path))?;
-            files.push(bytes);
-            if let [frames, actions, json] = files.as_slice() {
-                let meta = serde_json::from_slice(json).map_err(|e| bad(&e.to_string()))?;
-                each(episode(meta, frames, actions, &path.to_string_lossy())?)?;
-                files.clear();
+            if entry.path().is_ok_and(|name| name.extension().is_some_and(|ending| ending == "json")) {
+                let meta = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
+                each(episode(meta, &arrays, &path.to_string_lossy())?)?;
+                arrays.clear();
+            } else {
+                arrays.push(bytes);
             }
         }
-        if files.is_empty() { Ok(()) } else { Err(bad("the last episode is incomplete")) }
+        if arrays.is_empty() { Ok(()) } else { Err(bad("the last episode is incomplete")) }
     }
 }
 
-fn episode(meta: EpisodeMeta, frames: &[u8], actions: &[u8], name: &str) -> Result<Episode> {
+/// An episode from its arrays: frames, actions and, of some, nearness.
+fn episode(meta: EpisodeMeta, arrays: &[Vec<u8>], name: &str) -> Result<Episode> {
+    let [frames, actions, nearness @ ..] = arrays else {
+        return Err(Error::input(format!("{name}: an episode lacks its frames or its actions")));
+    };
     let size = FrameSize::new(meta.width, meta.height);
     if meta.actions != control_names() {
         return Err(Error::input(format!("{name}: the actions {:?} are another game's", meta.actions)));
@@ -201,6 +224,14 @@ fn episode(meta: EpisodeMeta, frames: &[u8], actions: &[u8], name: &str) -> Resu
     if !fits || pixels.len() != ticks * size.pixels() * 3 || numbers.len() != ticks * CONTROL_DIM * 4 {
         return Err(Error::input(format!("{name}: frames {shape:?} and actions {rows:?} do not fit {size}")));
     }
+    let nearness = nearness.first().map(|file| npy::decode(file, "<f2", name)).transpose()?;
+    if nearness.as_ref().is_some_and(|(shape, numbers)| {
+        *shape != [ticks, size.height, size.width] || numbers.len() != ticks * size.pixels() * 2
+    }) {
+        return Err(Error::input(format!("{name}: nearness does not fit frames {shape:?}")));
+    }
+    let near = |bytes: &[u8]| bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect();
+    let nearness = nearness.map_or(vec![], |(_, bytes)| bytes.chunks_exact(size.pixels() * 2).map(near).collect());
     let frames = pixels.chunks_exact(size.pixels() * 3).map(|rgb| Frame { size, rgb: rgb.to_vec() }).collect();
     let row = |bytes: &[u8]| {
         let mut vector = [0.0; CONTROL_DIM];
@@ -209,5 +240,6 @@ fn episode(meta: EpisodeMeta, frames: &[u8], actions: &[u8], name: &str) -> Resu
         }
         Controls::from_vector(vector)
     };
-    Ok(Episode { meta, frames, actions: numbers.chunks_exact(CONTROL_DIM * 4).map(row).collect() })
+    let actions = numbers.chunks_exact(CONTROL_DIM * 4).map(row).collect();
+    Ok(Episode { meta, frames, actions, nearness })
 }

@@ -188,7 +188,7 @@ fn write(recorder: &DreamRecorder, inbox: &Receiver<Vec<(Frame, Vec<f32>)>>) -> 
             generator: "recorder-1".into(),
             policy: "player".into(),
         };
-        shards.append(&meta, &frames, &actions)?;
+        shards.append(&meta, &frames, &actions, &[])?;
         // A shard an episode: a game that is killed loses one at most.
         shards.close()?;
     }

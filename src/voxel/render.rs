@@ -11,6 +11,9 @@ use crate::{Frame, FrameSize};
 /// Focal length in pixels of a 128×128 frame (72° across); it grows with the square root of the pixel count.
 const FOCAL: f32 = 88.09;
 
+/// Nothing counts as nearer than so many blocks.
+const NEAREST: f32 = 0.1;
+
 /// Where the four rays of an edge pixel go (a rotated grid).
 const SUBPIXELS: [(f32, f32); 4] = [(-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)];
 
@@ -36,6 +39,13 @@ struct Lens {
     forward: Vec3,
     right: Vec3,
     up: Vec3,
+}
+
+impl Lens {
+    /// The ray through a point of the picture, in pixels from its middle.
+    fn ray(&self, x: f32, y: f32) -> Vec3 {
+        (self.forward + self.right * x + self.up * -y).normalized()
+    }
 }
 
 /// One ray's colour, and the surface it met: neighbours with different surfaces form an edge.
@@ -78,6 +88,24 @@ impl View<'_> {
         Frame { size, rgb: colors.iter().flat_map(|c| [byte(c.x), byte(c.y), byte(c.z)]).collect() }
     }
 
+    /// How near what the middle of each pixel shows is: one over the blocks to its plane across the line of sight, 0 for the sky.
+    pub fn nearness(&self, size: FrameSize) -> Vec<f32> {
+        let (w, h) = (size.width as f32, size.height as f32);
+        let lens = self.lens(FOCAL * (w * h).sqrt() / 128.0);
+        let near = |i: usize| {
+            let (x, y) = ((i % size.width) as f32 + 0.5, (i / size.width) as f32 + 0.5);
+            let dir = lens.ray(x - w / 2.0, y - h / 2.0);
+            let hit = self.grid.cast(lens.eye, dir, self.sight(), Stop::Visible);
+            hit.map_or(0.0, |hit| 1.0 / (hit.t * dir.dot(lens.forward)).max(NEAREST))
+        };
+        (0..size.pixels()).map(near).collect()
+    }
+
+    /// How far one sees, in blocks.
+    fn sight(&self) -> f32 {
+        self.skies[0].haze[1].max(self.skies[1].haze[1])
+    }
+
     fn lens(&self, focal: f32) -> Lens {
         let Pose { yaw, pitch, .. } = self.pose;
         Lens {
@@ -90,9 +118,8 @@ impl View<'_> {
 
     /// The ray through a point of the picture, in pixels from its middle.
     fn sample(&self, lens: &Lens, x: f32, y: f32) -> Sample {
-        let dir = (lens.forward + lens.right * x + lens.up * -y).normalized();
-        let sight = self.skies[0].haze[1].max(self.skies[1].haze[1]);
-        match self.grid.cast(lens.eye, dir, sight, Stop::Visible) {
+        let dir = lens.ray(x, y);
+        match self.grid.cast(lens.eye, dir, self.sight(), Stop::Visible) {
             Some(hit) => self.surface(lens.eye, dir, &hit),
             None => Sample { color: self.blended(|sky| sky.color(dir, self.seed)), surface: 0 },
         }
