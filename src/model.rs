@@ -10,6 +10,7 @@ pub mod dit;
 mod flop;
 pub mod flow;
 pub mod patch;
+pub mod reproject;
 pub mod sampler;
 pub mod text;
 pub mod trunk;

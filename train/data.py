@@ -27,7 +27,7 @@ class Episodes:
     """All episodes of the shards in the folders, frames memory-mapped; `actions` are what the game has beyond NAMES."""
 
     def __init__(self, *folders, actions=()):
-        self.items, self.names = [], [*NAMES, *actions]
+        self.items, self.names, self.edits = [], [*NAMES, *actions], None
         for path in [p for folder in folders for p in sorted(Path(folder).glob("*.tar"))]:
             episodes = {}
             with tarfile.open(path) as tar:
@@ -49,20 +49,22 @@ class Episodes:
         """Every distinct caption."""
         return sorted({t for e in self.items for c in e["json"].get("captions", []) for t in c["texts"]} | {""})
 
-    def clips(self, rng, batch, chunks, per_chunk=2, mirror=True, cut=0.0):
+    def clips(self, rng, batch, chunks, per_chunk=2, mirror=True, cut=0.0, edits=0.0):
         """A random batch: frames uint8 [B, T, F, 3, H, W], controls float32 [B, T, F, names], captions [B][T] (str) and
         pitch [B, T]: the camera's at the end of each chunk, in radians since the start of the episode.
 
         The first frame's controls lead to a frame outside of the clip, so they are not used but kept. A share `cut` of
         the clips goes on, from some chunk, as another clip: so a model learns to leave its past when the
-        caption asks for another place.
+        caption asks for another place. A share `edits` shows a block that is broken or placed, which seldom happens.
         """
         n = chunks * per_chunk
         starts = np.array([max(0, len(e["frames.npy"]) - n + 1) for e in self.items])
         if not starts.any():
             raise SystemExit(f"error: no episode has {n} frames: record longer ones")
-        chosen = rng.choice(len(self.items), batch, p=starts / starts.sum())
-        clips = [self.clip(i, rng.integers(starts[i]), chunks, per_chunk, rng, mirror and rng.random() < 0.5) for i in chosen]
+        chosen = [(i, rng.integers(starts[i])) for i in rng.choice(len(self.items), batch, p=starts / starts.sum())]
+        if edits and chunks > 1:
+            chosen = [self._edit(rng, n, per_chunk) or at if rng.random() < edits else at for at in chosen]
+        clips = [self.clip(i, at, chunks, per_chunk, rng, mirror and rng.random() < 0.5) for i, at in chosen]
         frames, controls, captions, pitches = zip(*clips)
         frames, controls, pitches = (torch.from_numpy(np.stack(v)) for v in (frames, controls, pitches))
         captions = list(captions)
@@ -74,6 +76,19 @@ class Episodes:
                     clip[i][at:] = other[i][at:]
         return frames, controls, captions, pitches
 
+    def _edit(self, rng, n, per_chunk):
+        """Episode and start of a clip of n frames in which a block is broken or placed, after its first chunk; None if
+        there is none."""
+        if self.edits is None:
+            where = (np.flatnonzero(self.controls(e)[:, 6:8].any(1)) for e in self.items)
+            self.edits = [(i, tick, len(e["frames.npy"])) for i, (e, ticks) in enumerate(zip(self.items, where)) for tick in ticks]
+        fitting = [(i, tick, ticks) for i, tick, ticks in self.edits if ticks >= n and tick >= per_chunk]
+        if not fitting:
+            return None
+        i, tick, ticks = fitting[rng.integers(len(fitting))]
+        first, last = max(0, tick - n + 1), min(tick - per_chunk, ticks - n)
+        return i, rng.integers(first, max(first, last) + 1)
+
     def clip(self, i, at, chunks, per_chunk, rng, mirror):
         """The clip of episode `i` from frame `at` on, mirrored or not: as `clips`, of one."""
         e, n = self.items[i], chunks * per_chunk
@@ -83,6 +98,21 @@ class Episodes:
         frames = np.ascontiguousarray(f.transpose(0, 3, 1, 2)).reshape(chunks, per_chunk, *f.shape[3:], *f.shape[1:3])
         pitch = np.float32(np.pi / 180) * self.controls(e)[: at + n, 5].cumsum()[at + per_chunk - 1 :: per_chunk]
         return frames, a.reshape(chunks, per_chunk, -1), self._captions(e["json"], at, n, per_chunk, rng), pitch
+
+    def near_clips(self, rng, batch, chunks, per_chunk=2, mirror=True):
+        """A random batch of those episodes that know it: frames, the nearness [B, T, H, W] of each chunk's last, controls and pitch,
+        else as `clips`."""
+        n = chunks * per_chunk
+        known = [i for i, e in enumerate(self.items) if len(e.get("nearness.npy", ())) >= n]
+        if not known:
+            raise SystemExit("error: no episode tells how near things are: make some with `cargo run --bin dream -- data`")
+        clips = []
+        for i in rng.choice(known, batch):
+            at, turned = rng.integers(len(self.items[i]["frames.npy"]) - n + 1), mirror and rng.random() < 0.5
+            frames, controls, _, pitch = self.clip(i, at, chunks, per_chunk, rng, turned)
+            near = self.items[i]["nearness.npy"][at + per_chunk - 1 : at + n : per_chunk].astype(np.float32)
+            clips.append((frames, np.ascontiguousarray(near[:, :, ::-1]) if turned else near, controls, pitch))
+        return tuple(torch.from_numpy(np.stack(v)) for v in zip(*clips))
 
     def controls(self, episode):
         """What led to each frame of an episode [ticks, names]; what its game does not have is 0."""

@@ -21,12 +21,14 @@ from walk import FURTHEST, Walkers, Walks, noised, weigh
 # what a step sees: its share of the draws, chunks a clip, clips (of --batch 4), noisy copies of each, and at most how
 # many more passes with the model's own predictions as the past. Many short clips teach fastest, long ones the memory,
 # single chunks how a world begins.
-MIX = [(0.35, 6, 4, 2, 3), (0.1, 20, 2, 2, 8), (0.55, 1, 16, 4, 0)]
+MIX = [(0.35, 6, 4, 2, 3), (0.05, 20, 2, 2, 8), (0.6, 1, 16, 4, 0)]
 # of the steps, so many follow worlds that the model itself walks, with the sampler that ships: (share, worlds of --batch 4,
 # chunks, noisy copies of the truth)
-OWN_WALKS = (0.4, 8, 8, 2)
+OWN_WALKS = (0.3, 8, 8, 2)
 DOUBT = 0.1  # see `walk.weigh`
 CUT = 0.25  # of the clips change the place with the caption
+EDITS = 0.2  # of the clips show a block broken or placed
+FIRST = 4  # times as much counts the error of a chunk without a past, which is far from known
 UNPROMPTED = 0.1  # of the clips, for guidance
 CONTEXT_NOISE = 0.25  # the past is remembered at levels 1 - 0.25 to 1
 
@@ -97,7 +99,9 @@ def regression(model, vcn, z, past, controls, pitch, text, h, w, copies):
     target = z.repeat(copies, 1, 1, 1)
     clean = model(noised(past, context_tau), context_tau, noised(target, tau), tau, foreseen, controls, pitch, text, h, w).float()
     error = (clean - target).square().mean((2, 3))
-    loss = (error * weigh(foreseen, z, DOUBT).repeat(copies, 1)).mean()
+    weight = weigh(foreseen, z, DOUBT)
+    weight[:, 0] *= FIRST
+    loss = (error * weight.repeat(copies, 1)).mean()
     return loss, clean[: len(z)].detach(), error[: len(z)][tau[: len(z)] == 0].mean().item()
 
 
@@ -200,7 +204,7 @@ def main():
         if passes == 0:
             _, chunks, clips, copies, own_passes = draw_kind(shared)
             clips = max(1, round(clips * args.batch / 4 / world.size))
-            _, z, a, pitch, text, (h, w) = batches.draw(pick(sets, rng), clips, chunks, cut=CUT)
+            _, z, a, pitch, text, (h, w) = batches.draw(pick(sets, rng), clips, chunks, cut=CUT, edits=EDITS)
             past = z
             passes = 1 + (shared.integers(own_passes + 1) if run.progress > 0.1 else 0)
         else:

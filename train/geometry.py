@@ -1,6 +1,7 @@
 """Where the camera is, and what it goes on seeing. Runtime twins: `src/model/action.rs`, `views.rs`, `warp.rs`.
 
-A camera is five numbers: yaw and pitch in radians, x and z in blocks, jumps.
+A camera is six numbers: yaw and pitch in radians, x and z in blocks, jumps, and ticks since the last of them. A frame's nearness
+[h, w] is one over the blocks to what each cell of it shows, across the line of sight; 0 is infinitely far.
 """
 
 import math
@@ -10,34 +11,47 @@ import torch.nn.functional as F
 
 MOTION = 6  # yaw, pitch, forward, right, jump, 1: what the flow bias is linear in
 WALK, SPRINT = 0.215, 1.5  # blocks a tick, factor
+RISE, FALL = 0.425, 0.035  # blocks that a jump rises a tick at first, and how fast that ends
+CELL = 4  # pixels across a cell
+CAMERA = 6  # numbers
 FOCAL = 88.09 / 128  # focal length over the square root of the frame's area
 
 
 def reckon(controls, start=None):
-    """Dead-reckoned camera [..., n, 5] (yaw, pitch in radians; x, z in blocks; jumps) after every tick, from `start` [..., 5].
+    """Dead-reckoned camera [..., n, CAMERA] after every tick, from `start` [..., CAMERA].
 
     controls [..., n, 8] as in `Controls::to_vector`.
     """
-    start = torch.zeros(5, device=controls.device) if start is None else start
-    yaw, pitch, x, z, jumps = (v[..., None] for v in start.unbind(-1))
+    start = torch.zeros(CAMERA, device=controls.device) if start is None else start
+    yaw, pitch, x, z, jumps, aloft = (v[..., None] for v in start.unbind(-1))
     yaw = yaw + torch.deg2rad(controls[..., 4]).cumsum(-1)
     pitch = pitch + torch.deg2rad(controls[..., 5]).cumsum(-1)
     speed = WALK * (1 + (SPRINT - 1) * controls[..., 2])
     forward, right = controls[..., 0] * speed, controls[..., 1] * speed
     x = x + (forward * yaw.sin() + right * yaw.cos()).cumsum(-1)
     z = z + (forward * yaw.cos() - right * yaw.sin()).cumsum(-1)
-    return torch.stack([yaw, pitch, x, z, jumps + controls[..., 3].cumsum(-1)], -1)
+    jumps = jumps + controls[..., 3].cumsum(-1)
+    tick = torch.arange(1.0, controls.shape[-2] + 1, device=controls.device)
+    jump = torch.where(controls[..., 3] > 0, tick - 1, -1).cummax(-1).values  # ticks until the last one
+    aloft = torch.where(jump < 0, aloft + tick, tick - jump)
+    return torch.stack([yaw, pitch, x, z, jumps, aloft], -1)
+
+
+def height(cameras):
+    """How high the last jump has taken cameras [..., CAMERA], in blocks, if they land where they left."""
+    aloft, jumped = cameras[..., 5], cameras[..., 4] > 0
+    return (aloft * (RISE - FALL * aloft)).clamp(min=0) * jumped
 
 
 def camera(controls):
-    """The camera [..., T, 5] of `reckon` at the end of every chunk of controls [..., T, ticks, 8]."""
+    """The camera [..., T, CAMERA] of `reckon` at the end of every chunk of controls [..., T, ticks, 8]."""
     ticks = controls.shape[-2]
     return reckon(controls.flatten(-3, -2))[..., ticks - 1 :: ticks, :]
 
 
 def pitched(cameras, pitch):
-    """Cameras [..., F, 5] with the pitch of the last being pitch [...]."""
-    change = F.one_hot(torch.tensor(1, device=pitch.device), 5) * (pitch - cameras[..., -1, 1])[..., None]
+    """Cameras [..., F, CAMERA] with the pitch of the last being pitch [...]."""
+    change = F.one_hot(torch.tensor(1, device=pitch.device), CAMERA) * (pitch - cameras[..., -1, 1])[..., None]
     return cameras + change.unsqueeze(-2)
 
 
@@ -73,42 +87,97 @@ def sample_at(images, x, y, focal, mode="bilinear"):
     return F.grid_sample(images, grid, mode, "border", align_corners=False)
 
 
-def reproject(images, then, now, eye):
-    """Images [M, 3, H, W] of cameras then [M, 5] as cameras now [M, 5] see them, and which pixels were in view [M, 1, H, W].
+def ground(pitch, h, w, eye):
+    """Nearness [..., h, w] of flat, bare ground `eye` blocks below cameras of this pitch [...]; all is far where eye is 0."""
+    _, y, _ = rays(h, w, pitch.device)
+    pitch = pitch[..., None, None]
+    slope = (y * pitch.cos() - pitch.sin()).clamp(min=0)
+    return slope / eye if eye else torch.zeros_like(slope)
 
-    A rotation moves the picture the same at every depth. Walking moves what is below the horizon, as if the ground were
-    flat, bare and `eye` blocks below; the rest stays, as if it were far.
+
+def carry(x, y, nearness, a, b):
+    """The rays x, y [M, h, w] of cameras a [M, CAMERA] to what is so near [M, h, w], as rays [3, M, h, w] (right, down,
+    forward) of cameras b; nearness divided by the last is theirs."""
+    angle = lambda v: (v.cos()[:, None, None], v.sin()[:, None, None])  # noqa: E731
+    (yc, ys), (ac, as_), (bc, bs) = angle(a[:, 0] - b[:, 0]), angle(a[:, 1]), angle(b[:, 1])
+    cos, sin, dx, dz = b[:, 0].cos(), b[:, 0].sin(), a[:, 2] - b[:, 2], a[:, 3] - b[:, 3]
+    right, forward, down = ((d[:, None, None]) for d in (dx * cos - dz * sin, dx * sin + dz * cos, height(b) - height(a)))
+    # levelled, turned to where the other looks, moved to where it stands, and pitched as it is
+    y, z = y * ac - as_, y * as_ + ac
+    x, z = x * yc + z * ys, z * yc - x * ys
+    x, y, z = x + right * nearness, y + down * nearness, z + forward * nearness
+    return x, y * bc + z * bs, z * bc - y * bs
+
+
+def moved(nearness, then, now):
+    """Nearness [M, h, w] of cameras then [M, CAMERA] as cameras now see it, and how much of each cell is known [M, h, w].
+
+    Every cell is handed to the four that it falls between, the nearer the more it counts (softmax splatting, Niklaus & Liu 2020,
+    with a power for the exponential); then both are smoothed, to close the gaps that walking ahead opens.
     """
+    m, h, w = nearness.shape
+    x, y, focal = rays(h, w, nearness.device)
+    x, y, z = carry(x, y, nearness, then, now)
+    ahead = (z / NEAR - 1).clamp(0, 1)
+    z = z.clamp(min=NEAR)
+    near = nearness / z
+    x, y = x / z * focal + w / 2 - 0.5, y / z * focal + h / 2 - 0.5
+    left, top = x.floor(), y.floor()
+    sums = torch.zeros(3, m, h * w, device=nearness.device)
+    for column, across in ((left, left + 1 - x), (left + 1, x - left)):
+        for line, down in ((top, top + 1 - y), (top + 1, y - top)):
+            inside = (column >= 0) & (column < w) & (line >= 0) & (line < h)
+            share = torch.where(inside, ahead * across * down, 0)
+            weight = share * (near + FARTHEST).square()
+            at = (line.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long()
+            for total, value in zip(sums, (weight * near, weight, share)):
+                total.scatter_add_(1, at.flatten(1), value.flatten(1))
+    kernel = torch.tensor([0.25, 0.5, 0.25], device=nearness.device)
+    smooth = F.conv2d(sums.view(3 * m, 1, h, w), (kernel[:, None] * kernel)[None, None], padding=1)
+    near, weight, share = smooth.view(3, m, h, w)
+    return near / (weight + 1e-20), share
+
+
+NEAR = 0.05  # of the way to a thing: it fades from there to twice that, and is behind a camera that came closer
+FARTHEST = 0.02  # nearness below which all counts alike
+KNOWN = 0.3  # share of a cell from which on it is taken as seen
+
+
+def reproject(images, nearness, then, now):
+    """Images [M, 3, H, W] and their nearness [M, H/CELL, W/CELL] of cameras then [M, CAMERA], as cameras now see them, and how far
+    each pixel is known [M, 1, H, W], 0 to 1."""
+    near, share = (F.interpolate(v[:, None], scale_factor=CELL, mode="bilinear")[:, 0] for v in moved(nearness, then, now))
+    image, inside = look_up(images, near, then, now)
+    return image, ((share / KNOWN).clamp(max=1) * inside).unsqueeze(1)
+
+
+def look_up(images, nearness, then, now):
+    """Images [M, 3, H, W] of cameras then as cameras now see them, who see things of this nearness [M, H, W]; and how far each
+    pixel was in view [M, H, W], 0 to 1: it begins within a pixel of the edge."""
     h, w = images.shape[-2:]
     x, y, focal = rays(h, w, images.device)
-    angle = lambda a: (a.cos()[:, None, None], a.sin()[:, None, None])  # noqa: E731
-    (yc, ys), (nc, ns), (tc, ts) = angle(now[:, 0] - then[:, 0]), angle(now[:, 1]), angle(then[:, 1])
-    cos, sin, dx, dz = then[:, 0].cos(), then[:, 0].sin(), now[:, 2] - then[:, 2], now[:, 3] - then[:, 3]
-    right, forward = ((dx * cos - dz * sin)[:, None, None], (dx * sin + dz * cos)[:, None, None])
-    # the pixel's ray levelled, turned to where that camera looked, met with the ground, and pitched as that camera was
-    y, z = y * nc - ns, y * ns + nc
-    x, z = x * yc + z * ys, z * yc - x * ys
-    nearness = y.clamp(min=0) / eye if eye else torch.zeros_like(y)
-    x, z = x + right * nearness, z + forward * nearness
-    y, z = y * tc + z * ts, z * tc - y * ts
-    inside = (z > 0.01) & (x.abs() * focal <= z * w / 2) & (y.abs() * focal <= z * h / 2)
-    z = z.clamp(min=0.01)
+    x, y, z = carry(x, y, nearness, now, then)
+    ahead = (z / NEAR - 1).clamp(0, 1)
+    z = z.clamp(min=NEAR)
+    x, y = x / z, y / z
+    inside = (w / 2 - x.abs() * focal).clamp(0, 1) * (h / 2 - y.abs() * focal).clamp(0, 1)
     # bicubic, as frames are seen again and again: bilinear blurs them each time
-    return sample_at(images, x / z, y / z, focal, "bicubic").clamp(-1, 1), inside.unsqueeze(1)
+    return sample_at(images, x, y, focal, "bicubic").clamp(-1, 1), inside * ahead
 
 
 class Views:
-    """The frames that B worlds go on seeing: their last one, and key frames of other directions, newest first, until
-    they are left behind. Frames are kept in half precision.
+    """The frames that B worlds go on seeing: their last one, and key frames of other places, newest first, until they are left
+    behind. Frames and their nearness are kept in half precision.
     """
 
     MOST = 6  # key frames
-    TURN, WAY = math.radians(40), 0.5  # how far in radians or blocks from all others a key frame is taken
-    FRESH, FAR = 1 / 8, 2  # of that: a frame so near to a key frame takes its place; one so far on foot forgets it
+    TURN, WAY = math.radians(40), 1.0  # how far in radians or blocks from all others a key frame is taken
+    FRESH, FAR = 1 / 8, 6  # of that: a frame so near to a key frame takes its place; one so far on foot forgets it
 
     def __init__(self, count, height, width, eye, device=None):
         self.eye = eye
-        self.nothing = torch.zeros(3, height, width, device=device), torch.zeros(5, device=device)
+        far = torch.zeros(height // CELL, width // CELL, device=device)
+        self.nothing = torch.zeros(3, height, width, device=device), far, torch.zeros(CAMERA, device=device)
         self.last, self.keys = [self.nothing] * count, [[] for _ in range(count)]
 
     def forget(self, rows):
@@ -116,12 +185,13 @@ class Views:
         for row in rows:
             self.last[row], self.keys[row] = self.nothing, []
 
-    def add(self, frames, cameras):
-        """The last frame [B, 3, H, W] of every world, taken by cameras [B, 5]."""
-        for row, view in enumerate(zip(frames.clamp(-1, 1).half().float(), cameras)):
-            gone = lambda key, view=view: (view[1] - key[1])[2:4].norm() > self.FAR * self.WAY  # noqa: E731
+    def add(self, frames, nearness, cameras):
+        """The last frame [B, 3, H, W] of every world and its nearness [B, H/CELL, W/CELL], taken by cameras [B, CAMERA]."""
+        half = lambda x: x.half().float()  # noqa: E731
+        for row, view in enumerate(zip(half(frames.clamp(-1, 1)), half(nearness.clamp(min=0)), cameras)):
+            gone = lambda key, view=view: (view[-1] - key[-1])[2:4].norm() > self.FAR * self.WAY  # noqa: E731
             keys = [key for key in self.keys[row] if not gone(key)]
-            apart = [self._apart(view[1], key[1]) for key in keys]
+            apart = [self._apart(view[-1], key[-1]) for key in keys]
             nearest = min(apart, default=1)
             if nearest < self.FRESH:
                 keys.pop(apart.index(nearest))
@@ -130,23 +200,27 @@ class Views:
             self.last[row], self.keys[row] = view, keys
 
     def _apart(self, a, b):
-        yaw, pitch, x, z, _ = (a - b).tolist()
+        yaw, pitch, x, z, *_ = (a - b).tolist()
         return max(abs(math.remainder(yaw, 2 * math.pi)) / self.TURN, abs(pitch) / self.TURN, math.hypot(x, z) / self.WAY)
 
     def see(self, cameras):
-        """What cameras [B, F, 5] see if nothing else moves [B, F, 3, H, W]: each pixel from the first view that has it, and
-        where none has, as the last frame goes on at its edge."""
+        """What cameras [B, F, CAMERA] see if nothing else moves [B, F, 3, H, W]: each pixel from the first view that knows it, and
+        where none does, as the last frame goes on at its edge, over flat ground."""
         (b, f), worlds = cameras.shape[:2], [[last, *keys] for last, keys in zip(self.last, self.keys)]
-        now, seen, missing = cameras.flatten(0, 1), None, None
+        now, seen, left = cameras.flatten(0, 1), 0, 1
         for i in range(max(map(len, worlds))):
-            views = [world[min(i, len(world) - 1)] for world in worlds]
-            images, then = (torch.stack([view[part] for view in views]).repeat_interleave(f, 0) for part in (0, 1))
-            image, inside = reproject(images, then, now, self.eye)
-            seen = image if seen is None else torch.where(missing & inside, image, seen)
-            missing = ~inside if missing is None else missing & ~inside
-            if not missing.any():
+            views = [world[i] if i < len(world) else self.nothing for world in worlds]
+            images, near, then = (torch.stack(part).repeat_interleave(f, 0) for part in zip(*views))
+            there = torch.tensor([i < len(world) for world in worlds], device=now.device).repeat_interleave(f)
+            image, share = reproject(images, near, then, now)
+            share = share * there[:, None, None, None]
+            seen, left = seen + left * share * image, left * (1 - share)
+            if i == 0:
+                h, w = image.shape[-2:]
+                edge, _ = look_up(images, ground(now[:, 1], h, w, self.eye), then, now)
+            if not left.any():
                 break
-        return seen.unflatten(0, (b, f))
+        return (seen + left * edge).unflatten(0, (b, f))
 
 
 def turned(controls):

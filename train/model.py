@@ -5,13 +5,13 @@ frames and their controls. Runtime twin: `src/model/` (state_dict names are the 
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from geometry import MOTION, Views, camera, grid_positions, motion, pitched, reckon, turned, warp
+from geometry import CELL, MOTION, Views, camera, grid_positions, ground, motion, pitched, reckon, turned, warp
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Config:
     height: int = 128
     fps: float = 20.0
     eye: float = 1.62  # blocks above the ground, or 0: walking moves nothing in view (a camera that stands)
+    depth: bool = False  # whether the VCN tells how near things are (train/depth.py); else all is flat ground
     patch: int = 16  # pixels across a token
     frames_per_chunk: int = 2
     controls: int = 8  # numbers a tick: those of `Controls::to_vector`, then `actions`
@@ -174,7 +175,7 @@ class Trunk(nn.ModuleList):
         self.last_temporal = max(c.temporal, default=-1)
 
     def forward(self, x, cond, rope, cam, pos, focal, clean=None):
-        """x [B, T, N, D], cond [B, T, cond], cam [B', T, 5].
+        """x [B, T, N, D], cond [B, T, cond], cam [B', T, CAMERA].
 
         Every chunk sees the chunks `offsets` before it. With `clean` = B', the first B' rows are the clean stream,
         whose keys and values serve as the past of all rows (several noisy copies of the same clips follow); they are
@@ -239,7 +240,7 @@ class VCN(nn.Module):
     def __init__(self, c: Config):
         super().__init__()
         self.c = c
-        self.sub = c.patch // 4  # tokens are sub x sub cells of 4 x 4 pixels
+        self.sub = c.patch // CELL  # tokens are sub x sub cells of 4 x 4 pixels
         cell, token = 16 * 3 * c.frames_per_chunk, self.sub**2 * c.stem
         self.enc_in = nn.Linear(cell, c.stem)
         self.enc_res = nn.ModuleList([ResBlock(c.stem) for _ in range(2)])
@@ -254,6 +255,11 @@ class VCN(nn.Module):
         self.dec_res = nn.ModuleList([ResBlock(c.stem) for _ in range(2)])
         self.dec_out = nn.Linear(c.stem, 16 * 3 * (2 * c.frames_per_chunk - 1))
         nn.init.normal_(self.dec_out.weight, std=0.02)
+        if c.depth:
+            self.near_in = nn.Linear(c.decoder.width + self.sub**2, c.decoder.width)
+            self.near_blocks = Trunk(replace(c.decoder, layers=1, temporal=[], offsets=[]), c.cond)
+            self.near_out = nn.Linear(c.decoder.width, self.sub**2)
+            nn.init.zeros_(self.near_out.weight)
 
     def encode(self, frames, controls):
         """frames [B, T, F, 3, H, W] in -1..1 and controls [B, T, F, 8] -> latents [B, T, N, latent]."""
@@ -273,10 +279,14 @@ class VCN(nn.Module):
 
     def decode(self, latents, controls, h, w):
         """latents [B, T, h*w, latent], controls [B, T, F, 8] -> frames [B, T, F, 3, H, W]."""
+        return self.draw(self.tell(latents, controls, h, w), controls, h, w)
+
+    def tell(self, latents, controls, h, w):
+        """What the decoder's blocks tell [B, T, h*w, width] of latents and controls as in `decode`."""
         cond = F.silu(self.dec_control(control_features(controls)))
         pos, focal = grid_positions(h, w, latents.device)
         rope = rope_tables(h, w, self.c.decoder.width // self.c.decoder.heads, latents.device)
-        return self.draw(self.dec_blocks(self.dec_in(latents), cond, rope, camera(controls), pos, focal), controls, h, w)
+        return self.dec_blocks(self.dec_in(latents), cond, rope, camera(controls), pos, focal)
 
     def draw(self, x, controls, h, w):
         """The frames of what the decoder's blocks tell [B, T, h*w, width]."""
@@ -291,18 +301,39 @@ class VCN(nn.Module):
         seen = warp(earlier.flatten(0, 2), turned(controls).flatten(0, 2)).view_as(earlier)
         return torch.cat([seen + residual, last], 2)
 
-    def foreseen(self, latents, controls, pitch, h, w):
+    def nearness(self, x, controls, pitch, h, w):
+        """The nearness [B, T, H/CELL, W/CELL] of the last frames of what the decoder's blocks tell [B, T, h*w, width], with the
+        camera's pitch [B, T] there: flat ground and, if the model tells depth, what stands on it."""
+        c, s = self.c, self.sub
+        flat = self.flat(pitch, h, w)
+        if not c.depth:
+            return flat
+        tokens = flat.unflatten(-1, (w, s)).unflatten(-3, (h, s)).transpose(-3, -2).flatten(-2).flatten(-3, -2)
+        cond = F.silu(self.dec_control(control_features(controls)))
+        rope = rope_tables(h, w, c.decoder.width // c.decoder.heads, x.device)
+        x = self.near_in(torch.cat([rms_norm(x), tokens], -1)).float()
+        x = self.near_out(rms_norm(self.near_blocks(x, cond, rope, camera(controls), *grid_positions(h, w, x.device))))
+        return flat + x.float().unflatten(-1, (s, s)).unflatten(-3, (h, w)).transpose(-3, -2).flatten(-2).flatten(-3, -2)
+
+    def flat(self, pitch, h, w):
+        """The nearness of flat ground, as of `nearness`."""
+        return ground(pitch, h * self.sub, w * self.sub, self.c.eye)
+
+    def foreseen(self, latents, controls, pitch, h, w, start=None):
         """Every chunk of clips as its past tells it if nothing but the camera moves: what `Views` see, encoded. latents
-        [B, T or T-1, N, latent], controls [B, T, F, 8], pitch [B, T] at the end of chunks -> [B, T, N, latent], 0 for the first.
+        [B, T or T-1, N, latent], controls [B, T, F, 8], pitch [B, T] at the end of chunks, the camera `start` [B, CAMERA] before the
+        first, if it matters -> [B, T, N, latent], 0 for the first.
         """
         b, t, f = controls.shape[:3]
         if t == 1:
             return torch.zeros(b, 1, h * w, self.c.latent, device=controls.device)
-        frames = self.decode(latents[:, : t - 1], controls[:, : t - 1], h, w)[:, :, -1].float()
-        cameras = pitched(reckon(controls.flatten(1, 2)).unflatten(1, (t, f)), pitch)
+        past = controls[:, : t - 1]
+        told = self.tell(latents[:, : t - 1], past, h, w)
+        frames, near = self.draw(told, past, h, w)[:, :, -1].float(), self.nearness(told, past, pitch[:, : t - 1], h, w)
+        cameras = pitched(reckon(controls.flatten(1, 2), start).unflatten(1, (t, f)), pitch)
         views, seen = Views(b, *frames.shape[-2:], self.c.eye, frames.device), []
         for i in range(1, t):
-            views.add(frames[:, i - 1], cameras[:, i - 1, -1])
+            views.add(frames[:, i - 1], near[:, i - 1], cameras[:, i - 1, -1])
             seen.append(views.see(cameras[:, i]))
         return F.pad(self.encode(torch.stack(seen, 1), controls[:, 1:]).float(), (0, 0, 0, 0, 1, 0))
 
@@ -395,15 +426,16 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
     what was foreseen of it, made noisy (SDEdit, Meng et al. 2022), and is guided away from the words before. -> latents [B, T, N, C].
     """
     c, total = dit.c, controls.shape[1]
-    latents, begin = first, 0
+    latents, begin, start = first, 0, None
+    cameras = camera(controls)
     for t in range(first.shape[1], total):
         x, levels = noise[:, t], sample_levels(c.steps if t else c.first_steps)
         if t and (text[:, t] != text[:, t - 1]).any():
-            foreseen = vcn.foreseen(latents[:, begin:], controls[:, begin : t + 1], pitch[:, begin : t + 1], h, w)[:, -1]
+            foreseen = vcn.foreseen(latents[:, begin:], controls[:, begin : t + 1], pitch[:, begin : t + 1], h, w, start)[:, -1]
             levels = [RENEWED, *(level for level in sample_levels(c.first_steps) if level > RENEWED)]
-            x, begin = RENEWED * foreseen + (1 - RENEWED) * x, t
+            x, begin, start = RENEWED * foreseen + (1 - RENEWED) * x, t, cameras[:, t - 1]
         steering = controls[:, begin : t + 1], pitch[:, begin : t + 1]
-        foreseen = vcn.foreseen(latents[:, begin:], *steering, h, w)
+        foreseen = vcn.foreseen(latents[:, begin:], *steering, h, w, start)
         past = (1 - c.context_noise) * latents[:, begin:] + c.context_noise * context_eps[:, begin:t]
         for now, after in zip(levels, levels[1:]):
             # the chunk under way stands in for itself in the context stream; no other chunk sees it there

@@ -17,12 +17,16 @@ $python train/test_walk.py
 $python train/text.py --smoke --out "$work/text" --model "$work/model"
 $python train/vcn.py "${common[@]}" --out "$work/vcn" --batch 2
 $python train/export.py --model "$work/model" --config train/tiny.json --vcn "$work/vcn"
+$python train/depth.py "${common[@]}" --model "$work/model" --out "$work/depth" --batch 2
+$python train/export.py --model "$work/model" --vcn "$work/depth"
+$python train/sharpen.py "${common[@]}" --model "$work/model" --out "$work/sharpen" --batch 2
+$python train/export.py --model "$work/model" --vcn "$work/sharpen"
 $python train/vcn.py "${common[@]}" --max-steps 2 --init "$work/model" --out "$work/again" --batch 2
 # as many processes as a cluster would have, in small
 $python -m torch.distributed.run --nproc_per_node 2 train/dit.py "${common[@]}" --model "$work/model" --out "$work/dit" --batch 2
-$python train/export.py --model "$work/model" --config train/tiny.json --dit "$work/dit"
+$python train/export.py --model "$work/model" --dit "$work/dit"
 $python train/adversarial.py "${common[@]}" --model "$work/model" --out "$work/adversarial" --batch 2 --worlds 2 --chunks 4
-$python train/export.py --model "$work/model" --config train/tiny.json --dit "$work/adversarial" --fixture "$work/model"
+$python train/export.py --model "$work/model" --dit "$work/adversarial" --fixture "$work/model"
 PARITY_FIXTURE="$work/model" cargo test --locked --test parity --test text_parity
 "$dream" render --model "$work/model" --prompt "a meadow at noon" --frames 8 --seed 1 --out "$work/frames/"
 ls "$work/frames"

@@ -10,13 +10,14 @@ from walk import Walks, noised
 def test_a_cached_walk_is_the_rollout():
     torch.manual_seed(0)
     small = dict(width=32, heads=2)
-    c = Config(latent=8, cond=16, stem=16, text=12, steps=2, first_steps=3, guidance=1.5,
+    c = Config(depth=True, latent=8, cond=16, stem=16, text=12, steps=2, first_steps=3, guidance=1.5,
                encoder=TrunkConfig(layers=1, temporal=[], offsets=[], **small),
                decoder=TrunkConfig(layers=2, temporal=[0, 1], offsets=[1], **small),
                dit=TrunkConfig(layers=3, temporal=[0, 1], offsets=[1, 2, 5, 9], **small))  # fmt: skip
     vcn, dit = VCN(c).requires_grad_(False), DiT(c)
     for p in [*vcn.parameters(), *dit.parameters()]:
         p.data += 0.05 * torch.randn_like(p)
+    vcn.near_out.weight.data *= 0.1  # as wild as the pictures: rounding would grow with every chunk
     b, t, h, w = 2, 14, 2, 3
     controls, pitch, text = torch.randn(b, t, 2, 8), 0.1 * torch.randn(b, t), torch.randn(b, 1, 12).expand(b, t, 12)
     controls[..., 4:6] *= 15  # degrees: enough for key frames

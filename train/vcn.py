@@ -77,9 +77,8 @@ def main():
 
     world = engine.World()
     torch.manual_seed(args.seed)
-    c = engine.config(args)
+    c, start, _ = load_model(args.init) if args.init else (engine.config(args), None, None)
     model = VCN(c).to(world.device)
-    start = load_model(args.init)[1] if args.init else None
     run = engine.Run(args.out, model, args, world, 2e-3, start)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
     sets, held_out = training_sets(args, c), Episodes(args.held_out, actions=c.actions)

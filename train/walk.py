@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from data import to_float
-from geometry import Views, camera, grid_positions, motion, pitched, reckon
+from geometry import CAMERA, Views, camera, grid_positions, motion, pitched, reckon
 from model import control_features, rms_norm, rollout, rope_tables, sample_levels
 
 DOUBT = 0.3  # see `weigh`: what keeps a strayed world whole is learned here alone
@@ -37,10 +37,10 @@ class Past:
             layer: torch.zeros(2, count, self.reach, block.heads, tokens, block.head_dim, device=device)
             for layer, block in enumerate(trunk) if block.flow is not None
         }  # fmt: skip
-        self.cameras = torch.zeros(count, self.reach, 5, device=device)
+        self.cameras = torch.zeros(count, self.reach, CAMERA, device=device)
 
     def recalls(self, camera, age, pos, focal):
-        """What each temporal layer remembers, seen from `camera` [B, 5] by worlds of this age [B]."""
+        """What each temporal layer remembers, seen from `camera` [B, CAMERA] by worlds of this age [B]."""
         moved = motion(camera[:, None, None], self.cameras[:, None, self.slots])
         missing = age[:, None] < self.reach - self.slots
         missing = missing.repeat_interleave(len(pos), -1)[:, None, None, None]
@@ -83,7 +83,7 @@ class Walks:
         c, n = dit.c, h * w
         self.latents = torch.zeros(count, 2, n, c.latent, device=device)  # as remembered, the newest last
         self.views = Views(count, h * c.patch, w * c.patch, c.eye, device)
-        self.cameras = torch.zeros(count, 5, device=device)  # at the end of the last chunk
+        self.cameras = torch.zeros(count, CAMERA, device=device)  # at the end of the last chunk
         self.past, self.drawn = (Past(trunk, count, n, device) for trunk in (dit.blocks, vcn.dec_blocks))
         self.age = torch.zeros(count, dtype=torch.long, device=device)
         self.pos, self.focal = grid_positions(h, w, device)
@@ -121,7 +121,7 @@ class Walks:
         return dit.answer(x, cond, foreseen[:, None], begins).float().squeeze(1)
 
     def step(self, controls, pitch, text, camera, foreseen, noise):
-        """Dreams a chunk of every world: controls [B, F, 8], pitch [B], text [B, text], camera [B, 5], foreseen [B, N, C] of
+        """Dreams a chunk of every world: controls [B, F, 8], pitch [B], text [B, text], camera [B, CAMERA], foreseen [B, N, C] of
         `foresee`, noise [B, N, C] -> latents [B, N, C], with a gradient of the last step where there is a past."""
         steering = controls[:, None], pitch[:, None], text[:, None]
         levels = sample_levels(self.dit.c.steps)
@@ -165,7 +165,8 @@ class Walks:
         told = self.drawn.forward(vcn.dec_in(latents).float().unsqueeze(1), cond, self.rope_drawn, recalls, kept)
         frames = vcn.draw(told, controls[:, None], self.h, self.w)[:, 0].float()
         self.drawn.add(kept, camera)
-        self.views.add(frames[:, -1], pitched(camera[:, None], pitch)[:, 0])
+        near = vcn.nearness(told, controls[:, None], pitch[:, None], self.h, self.w)[:, 0]
+        self.views.add(frames[:, -1], near, pitched(camera[:, None], pitch)[:, 0])
         self.cameras = camera
         self.age += 1
         return frames

@@ -8,11 +8,17 @@ use crate::{Controls, Result};
 const WALK: f64 = 0.215;
 /// How much faster a sprint is.
 const SPRINT: f64 = 1.5;
+/// Blocks that a jump rises in its first tick, and how fast that ends.
+const RISE: f64 = 0.425;
+const FALL: f64 = 0.035;
 /// A turn counts up to this many degrees: beyond it nothing seen before is in view.
 const MOST_TURN: f64 = 60.0;
 
 /// Length of a [`Camera::motion_since`].
 pub const MOTION_DIM: usize = 6;
+
+/// Length of a [`Camera::to_array`].
+pub const CAMERA_DIM: usize = 6;
 
 /// The controls of one chunk as `[1, ticks * (8 + extra)]` numbers, looks in units of 10 degrees, followed by the
 /// first `extra` of the extra controls.
@@ -42,6 +48,8 @@ pub struct Camera {
     x: f64,
     z: f64,
     jumps: f64,
+    /// Ticks since the last of them.
+    aloft: f64,
 }
 
 impl Camera {
@@ -57,6 +65,7 @@ impl Camera {
             self.x += forward * sin + right * cos;
             self.z += forward * cos - right * sin;
             self.jumps += f64::from(u8::from(tick.jump));
+            self.aloft = if tick.jump { 1.0 } else { self.aloft + 1.0 };
         }
         self
     }
@@ -77,14 +86,20 @@ impl Camera {
         self.pitch as f32
     }
 
-    /// The camera as numbers, for a saved state.
-    pub fn to_array(&self) -> [f64; 5] {
-        [self.yaw, self.pitch, self.x, self.z, self.jumps]
+    /// How high the last jump has taken it, in blocks, if it lands where it left.
+    pub fn height(&self) -> f64 {
+        if self.jumps > 0.0 { (self.aloft * (RISE - FALL * self.aloft)).max(0.0) } else { 0.0 }
+    }
+
+    /// The camera as numbers, for a saved state: yaw and pitch in radians, x and z in blocks, jumps, and ticks since the last of
+    /// them.
+    pub fn to_array(&self) -> [f64; CAMERA_DIM] {
+        [self.yaw, self.pitch, self.x, self.z, self.jumps, self.aloft]
     }
 
     /// The inverse of [`Camera::to_array`].
-    pub fn from_array([yaw, pitch, x, z, jumps]: [f64; 5]) -> Self {
-        Self { yaw, pitch, x, z, jumps }
+    pub fn from_array([yaw, pitch, x, z, jumps, aloft]: [f64; CAMERA_DIM]) -> Self {
+        Self { yaw, pitch, x, z, jumps, aloft }
     }
 }
 
@@ -111,6 +126,12 @@ mod tests {
         assert!(close(walk.motion_since(&start), [0.0, 0.0, 0.43, 0.0, 2.0, 1.0]));
         let step = start.after(&[Controls { strafe: -1.0, sprint: true, ..Controls::default() }]);
         assert!(close(step.motion_since(&start), [0.0, 0.0, 0.0, -0.3225, 0.0, 1.0]));
+        let heights = [0, 1, 6, 12, 13].map(|rest| {
+            let jump = Controls { jump: true, ..Controls::default() };
+            start.after(&[jump]).after(&vec![Controls::default(); rest]).height()
+        });
+        assert!(heights.iter().zip([0.39, 0.71, 1.26, 0.0, 0.0]).all(|(a, b)| (a - b).abs() < 1e-9), "{heights:?}");
+        assert_eq!(start.height(), 0.0);
         let turn = start.after(&[Controls { look: [45.0, -80.0], ..Controls::default() }]);
         assert!(close(turn.motion_since(&start), [1.0, -3f32.sqrt(), 0.0, 0.0, 0.0, 1.0]));
     }

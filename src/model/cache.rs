@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use candle_core::Tensor;
 
-use super::action::Camera;
+use super::action::{CAMERA_DIM, Camera};
 use super::config::TrunkConfig;
 use super::patch::Grid;
 use crate::kernel::KeyValues;
@@ -97,6 +97,6 @@ pub fn saved(state: &RolloutState, name: &str, shape: &[usize]) -> Result<Tensor
 /// # Errors
 /// As of [`saved`].
 pub fn saved_camera(state: &RolloutState, name: &str) -> Result<Camera> {
-    let values = saved(state, name, &[5])?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
+    let values = saved(state, name, &[CAMERA_DIM])?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
     Ok(Camera::from_array(std::array::from_fn(|i| values[i])))
 }

@@ -68,6 +68,9 @@ pub struct Config {
     pub fps: f32,
     /// The camera's height above the ground in blocks, 0 to 100; at 0 walking moves nothing in view, as where a camera stands.
     pub eye: f32,
+    /// Whether the VCN tells how near things are; else all is flat ground.
+    #[serde(default)]
+    pub depth: bool,
     /// Pixels across a token.
     pub patch: usize,
     /// Frames, and so ticks, of one latent.

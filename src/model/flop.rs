@@ -47,7 +47,10 @@ impl Config {
             + 2 * tokens * self.decoder.width * self.cells() * self.cells() * self.stem
             + residual
             + 2 * cells * self.stem * Self::CELL * Self::CELL * 3 * (2 * self.frames_per_chunk - 1);
-        foresee + steps * denoise + decode + remember
+        let numbers = self.cells() * self.cells();
+        let head = 2 * tokens * self.decoder.width * (self.decoder.width + 2 * numbers)
+            + self.decoder.block_flop(tokens, self.cond);
+        foresee + steps * denoise + decode + usize::from(self.depth) * head + remember
     }
 }
 

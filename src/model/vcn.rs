@@ -4,6 +4,7 @@ use candle_core::{Result as TensorResult, Tensor};
 
 use super::config::{Config, TrunkConfig};
 use super::patch::{Grid, cells_to_tokens, tokens_to_cells};
+use super::reproject::ground;
 use super::trunk::{Recall, Trunk};
 use super::warp::turn_back;
 use crate::Result;
@@ -29,6 +30,25 @@ pub struct Vcn {
     dec_token: Linear,
     dec_res: Vec<ResBlock>,
     dec_out: Linear,
+    near: Option<Head>,
+    eye: f32,
+}
+
+/// Tells how near what the last frame shows is, beyond flat ground.
+struct Head {
+    near_in: Linear,
+    near_blocks: Trunk,
+    near_out: Linear,
+}
+
+/// What the decoder makes of a chunk.
+pub struct Drawn {
+    /// Its frames as cells `[height, width, numbers]`.
+    pub cells: Tensor,
+    /// The nearness of the last frame's cells `[height, width]`, see [`reproject`](super::reproject).
+    pub nearness: Tensor,
+    /// What the decoder remembers of it.
+    pub remembered: Vec<KeyValues>,
 }
 
 /// `x + conv2(silu(conv1(silu(x))))`.
@@ -62,7 +82,18 @@ impl Vcn {
         let blocks = |name: &str, section, trunk: &TrunkConfig| {
             Trunk::load(&vars.pp(name).sized_by(section).in_precision(c.precision), trunk, c.cond)
         };
+        let near = c.depth.then(|| -> Result<Head> {
+            let (width, numbers) = (c.decoder.width, c.cells() * c.cells());
+            let trunk = TrunkConfig { layers: 1, temporal: vec![], offsets: vec![], ..c.decoder.clone() };
+            Ok(Head {
+                near_in: vars.linear("near_in", width + numbers, width)?,
+                near_blocks: blocks("near_blocks", "decoder in config.json", &trunk)?,
+                near_out: vars.linear("near_out", width, numbers)?,
+            })
+        });
         Ok(Self {
+            near: near.transpose()?,
+            eye: c.eye,
             cells: c.cells(),
             enc_in: vars.linear("enc_in", cell, c.stem)?,
             enc_res: res_blocks(vars.pp("enc_res"))?,
@@ -100,20 +131,22 @@ impl Vcn {
         Ok(rms_norm(&self.enc_out.forward(&rms_norm(&x)?, Activation::None)?)?)
     }
 
-    /// The cells of a latent and its controls, and what the decoder remembers of them. `turns` are the
-    /// [rotations](super::action::turns) between the chunk's frames.
+    /// Draws a latent and its controls. `turns` are the [rotations](super::action::turns) between the chunk's frames, `pitch` is
+    /// the camera's at its end, in radians.
     pub fn decode(
         &self,
         latent: &Tensor,
         controls: &Tensor,
         turns: &[[f32; 2]],
+        pitch: f32,
         grid: &Grid,
         recall: &Recall,
-    ) -> Result<(Tensor, Vec<KeyValues>)> {
+    ) -> Result<Drawn> {
         let x = self.dec_in.forward(latent, Activation::None)?;
-        let modulation = self.dec_blocks.modulation(&self.dec_control.forward(controls, Activation::Silu)?)?;
-        let (x, remembered) = self.dec_blocks.forward_keeping(x, &modulation, grid, recall)?;
-        let x = self.dec_token.forward(&rms_norm(&x)?, Activation::None)?;
+        let cond = self.dec_control.forward(controls, Activation::Silu)?;
+        let (x, remembered) = self.dec_blocks.forward_keeping(x, &self.dec_blocks.modulation(&cond)?, grid, recall)?;
+        let told = rms_norm(&x)?;
+        let x = self.dec_token.forward(&told, Activation::None)?;
         let mut x = tokens_to_cells(&x, grid.height, grid.width, self.cells)?;
         for res in &self.dec_res {
             x = res.forward(&x)?;
@@ -122,6 +155,23 @@ impl Vcn {
         let x = activate(&x, Activation::Silu)?.reshape((height * width, channels))?;
         let x = self.dec_out.forward(&x, Activation::None)?;
         let drawn = x.reshape((height, width, self.dec_out.outputs()))?;
-        Ok((turn_back(&drawn, turns, Config::CELL)?, remembered))
+        let flat = Tensor::from_vec(ground(height, width, pitch, self.eye), (height, width, 1), latent.device())?;
+        let nearness = match &self.near {
+            Some(head) => (&flat + head.forward(&told, &flat, &cond, grid, self.cells)?)?,
+            None => flat,
+        };
+        let cells = turn_back(&drawn, turns, Config::CELL)?;
+        Ok(Drawn { cells, nearness: nearness.squeeze(2)?, remembered })
+    }
+}
+
+impl Head {
+    /// How much nearer than flat ground each cell `[height, width, 1]` is.
+    fn forward(&self, told: &Tensor, flat: &Tensor, cond: &Tensor, grid: &Grid, cells: usize) -> Result<Tensor> {
+        let x = Tensor::cat(&[told, &cells_to_tokens(flat, cells)?], 1)?;
+        let x = self.near_in.forward(&x, Activation::None)?;
+        let x = self.near_blocks.forward(x, &self.near_blocks.modulation(cond)?, grid, &Recall::default())?;
+        let x = self.near_out.forward(&rms_norm(&x)?, Activation::None)?;
+        Ok(tokens_to_cells(&x, grid.height, grid.width, cells)?)
     }
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use super::RolloutState;
 use super::action::Camera;
 use super::cache::{saved, saved_camera};
+use super::reproject::{Carry, Splat, ground_at, look_up, splat};
 use super::warp::{Cells, Lens, RGB};
 use crate::Result;
 use crate::kernel::{View, for_each_chunk};
@@ -16,11 +17,11 @@ const MOST: usize = 6;
 /// How far in degrees from all others a key frame is taken, or
 const TURN: f64 = 40.0;
 /// in blocks.
-const WAY: f64 = 0.5;
+const WAY: f64 = 1.0;
 /// Of that: a frame so near to a key frame takes its place.
 const FRESH: f64 = 1.0 / 8.0;
 /// A key frame so many blocks away is forgotten.
-const FAR: f64 = 1.0;
+const FAR: f64 = 6.0;
 
 /// The frames that a world goes on seeing: its last one, and key frames of other directions until they are left behind.
 /// Twin of `Views` in `train/geometry.py`.
@@ -36,26 +37,32 @@ pub struct Views {
 struct Seen {
     /// Cells `[height, width, 3 * side * side]` in −1..1, in half precision.
     cells: Tensor,
+    /// How near each cell is `[height, width]`, see [`super::reproject`], in half precision.
+    nearness: Tensor,
     camera: Camera,
 }
 
 impl Seen {
-    fn names(name: &str) -> [String; 2] {
-        [format!("{name}.cells"), format!("{name}.camera")]
+    fn names(name: &str) -> [String; 3] {
+        ["cells", "nearness", "camera"].map(|part| format!("{name}.{part}"))
     }
 
     fn save(&self, name: &str, state: &mut RolloutState) -> Result<()> {
-        let [cells, camera] = Self::names(name);
+        let [cells, nearness, camera] = Self::names(name);
         state.insert(cells, self.cells.clone());
+        state.insert(nearness, self.nearness.clone());
         state.insert(camera, Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
         Ok(())
     }
 
     /// The inverse of [`Seen::save`].
-    fn restore(name: &str, state: &RolloutState, shape: &[usize], device: &Device) -> Result<Self> {
-        let [cells, camera] = Self::names(name);
-        let cells = saved(state, &cells, shape)?.to_dtype(DType::F16)?.to_device(device)?;
-        Ok(Self { cells, camera: saved_camera(state, &camera)? })
+    fn restore(name: &str, state: &RolloutState, shape: &[usize; 3], device: &Device) -> Result<Self> {
+        let [cells, nearness, camera] = Self::names(name);
+        let half = |name: &str, shape: &[usize]| -> Result<Tensor> {
+            Ok(saved(state, name, shape)?.to_dtype(DType::F16)?.to_device(device)?)
+        };
+        let (cells, nearness) = (half(&cells, shape)?, half(&nearness, &shape[..2])?);
+        Ok(Self { cells, nearness, camera: saved_camera(state, &camera)? })
     }
 }
 
@@ -68,49 +75,8 @@ fn apart(a: &Camera, b: &Camera) -> f64 {
 
 /// Blocks between two cameras.
 fn way(a: &Camera, b: &Camera) -> f64 {
-    let ([.., x, z, _], [.., other_x, other_z, _]) = (a.to_array(), b.to_array());
+    let ([_, _, x, z, ..], [_, _, other_x, other_z, ..]) = (a.to_array(), b.to_array());
     (x - other_x).hypot(z - other_z)
-}
-
-/// How the ray of one camera's pixel runs as another saw it.
-///
-/// A rotation moves the picture the same at every depth. Walking moves what is below the horizon, as if the ground were
-/// flat, bare and `eye` blocks below; the rest stays, as if it were far.
-struct Turn {
-    yaw: (f32, f32),
-    now: (f32, f32),
-    then: (f32, f32),
-    /// Of the ground at a slope of one.
-    right: f32,
-    forward: f32,
-}
-
-impl Turn {
-    fn new(then: &Camera, now: &Camera, eye: f32) -> Self {
-        let ([yaw, pitch, x, z, _], [then_yaw, then_pitch, then_x, then_z, _]) = (now.to_array(), then.to_array());
-        let (sin, cos) = then_yaw.sin_cos();
-        let nearness = if eye > 0.0 { 1.0 / f64::from(eye) } else { 0.0 };
-        let (x, z) = ((x - then_x) * nearness, (z - then_z) * nearness);
-        let angle = |radians: f64| (radians.sin() as f32, radians.cos() as f32);
-        Self {
-            yaw: angle(yaw - then_yaw),
-            now: angle(pitch),
-            then: angle(then_pitch),
-            right: (x * cos - z * sin) as f32,
-            forward: (x * sin + z * cos) as f32,
-        }
-    }
-
-    /// The ray through the pixel at `x`, `y` in focal lengths: levelled, turned to where that camera looked, met with the
-    /// ground, and pitched as that camera was.
-    fn ray(&self, [x, y]: [f32; 2]) -> [f32; 3] {
-        let ((ys, yc), (ns, nc), (ts, tc)) = (self.yaw, self.now, self.then);
-        let (y, z) = (y * nc - ns, y * ns + nc);
-        let (x, z) = (x * yc + z * ys, z * yc - x * ys);
-        let slope = y.max(0.0);
-        let (x, z) = (x + self.right * slope, z + self.forward * slope);
-        [x, y * tc + z * ts, z * tc - y * ts]
-    }
 }
 
 impl Views {
@@ -119,10 +85,11 @@ impl Views {
         self.last.is_none()
     }
 
-    /// Takes a frame, as cells `[height, width, 3 * side * side]`, that `camera` sees.
-    pub fn add(&mut self, cells: &Tensor, camera: Camera) -> Result<()> {
+    /// Takes a frame, as cells `[height, width, 3 * side * side]` and their nearness `[height, width]`, that `camera` sees.
+    pub fn add(&mut self, cells: &Tensor, nearness: &Tensor, camera: Camera) -> Result<()> {
         let cells = cells.clamp(-1f32, 1f32)?.to_dtype(DType::F16)?;
-        let seen = Seen { cells, camera };
+        let nearness = nearness.maximum(0f32)?.to_dtype(DType::F16)?;
+        let seen = Seen { cells, nearness, camera };
         self.keys.retain(|key| way(&camera, &key.camera) <= FAR);
         let distances = self.keys.iter().map(|key| apart(&camera, &key.camera)).enumerate();
         let (index, nearest) = distances.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::INFINITY));
@@ -138,8 +105,8 @@ impl Views {
     }
 
     /// What `cameras` see if nothing else moves, as cells `[height, width, cameras * 3 * side * side]`: each pixel from the
-    /// first frame that has it, and where none has, as the last frame goes on at its edge. Nothing if nothing has been seen.
-    /// `eye` is that of the [`Config`](super::config::Config).
+    /// first frame that knows it, and where none does, as the last frame goes on at its edge, over flat ground. Nothing if nothing
+    /// has been seen. `eye` is that of the [`Config`](super::config::Config).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] when a frame's cells are not of this `side`.
@@ -151,31 +118,59 @@ impl Views {
             return Err(candle_core::Error::msg(format!("cells of {channels} channels are not one frame")).into());
         }
         let views: Vec<&Seen> = [last].into_iter().chain(&self.keys).collect();
-        let tensor = |seen: &&Seen| seen.cells.to_dtype(DType::F32)?.to_device(&Device::Cpu);
-        let tensors = views.iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
-        let values = tensors.iter().map(View::new).collect::<Result<Vec<_>, _>>()?;
+        let floats = |part: &Tensor| part.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+        let cells = views.iter().map(|seen| floats(&seen.cells)).collect::<Result<Vec<_>, _>>()?;
+        let nearness = views.iter().map(|seen| floats(&seen.nearness)).collect::<Result<Vec<_>, _>>()?;
+        let values = cells.iter().map(View::new).collect::<Result<Vec<_>, _>>()?;
+        let near = nearness.iter().map(View::new).collect::<Result<Vec<_>, _>>()?;
         let pictures: Vec<_> = values.iter().map(|values| Cells { values, height, width, channels, side }).collect();
-        let turns: Vec<Vec<Turn>> =
-            cameras.iter().map(|now| views.iter().map(|seen| Turn::new(&seen.camera, now, eye)).collect()).collect();
+
+        // how near what every camera sees is, by every view
+        let (shape, pairs) = ([height, width], frames * views.len());
+        let way = |pair: usize| (&views[pair % views.len()].camera, &cameras[pair / views.len()]);
+        let mut moved = vec![0.0; pairs * 2 * height * width];
+        for_each_chunk(&mut moved, 2 * height * width, |pair, out| {
+            let (then, now) = way(pair);
+            splat(&near[pair % views.len()], &Carry::new(then, now), shape, out);
+        });
+        let splats = moved.chunks_exact(2 * height * width).map(|values| Splat::new(values, shape));
+        let back = (0..pairs).map(way).map(|(then, now)| Carry::new(now, then));
+        let seen: Vec<_> = splats.zip(back).collect();
+
         let lens = Lens::new(height, width, side);
-        let colour = |ray: [f32; 2], turns: &[Turn]| {
-            let inside = |[x, y, z]: [f32; 3]| {
-                let far = |at: f32, middle: f32| at.abs() * lens.focal <= z * middle;
-                z > 0.01 && far(x, lens.middle[0]) && far(y, lens.middle[1])
+        let colour = |frame: usize, x: usize, y: usize| {
+            let ray = lens.ray(x, y);
+            let cell = |at: usize| (at as f32 + 0.5) / side as f32 - 0.5;
+            let (mut colour, mut left) = ([0.0; RGB], 1.0);
+            let mut add = |view: usize, [x, y]: [f32; 2], share: f32| {
+                // bicubic, as frames are seen again and again: bilinear blurs them each time
+                let pixel = pictures[view].sample_cubic(0, x, y);
+                colour.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += share * value.clamp(-1.0, 1.0));
             };
-            let rays = || turns.iter().map(|turn| turn.ray(ray)).enumerate();
-            let (view, [x, y, z]) = rays().find(|(_, ray)| inside(*ray)).unwrap_or((0, turns[0].ray(ray)));
-            let [x, y] = lens.point([x, y, z.max(0.01)]);
-            // bicubic, as frames are seen again and again: bilinear blurs them each time
-            pictures[view].sample_cubic(0, x, y).map(|value| value.clamp(-1.0, 1.0))
+            let seen = &seen[frame * views.len()..][..views.len()];
+            for (view, (splat, back)) in seen.iter().enumerate() {
+                let (nearness, share) = splat.at(cell(x), cell(y));
+                let (at, inside) = look_up(&lens, back, ray, nearness);
+                let share = share * inside;
+                if share > 0.0 {
+                    add(view, at, left * share);
+                    left *= 1.0 - share;
+                }
+                if left == 0.0 {
+                    return colour;
+                }
+            }
+            let (at, _) = look_up(&lens, &seen[0].1, ray, ground_at(ray, &cameras[frame], eye));
+            add(0, at, left);
+            colour
         };
         let mut out = vec![0.0; height * width * frames * picture];
         for_each_chunk(&mut out, width * frames * picture, |line, out| {
             for (column, out) in out.chunks_exact_mut(frames * picture).enumerate() {
-                for (out, turns) in out.chunks_exact_mut(picture).zip(&turns) {
+                for (frame, out) in out.chunks_exact_mut(picture).enumerate() {
                     for pixel in 0..side * side {
-                        let ray = lens.ray(column * side + pixel % side, line * side + pixel / side);
-                        for (channel, value) in colour(ray, turns).into_iter().enumerate() {
+                        let colour = colour(frame, column * side + pixel % side, line * side + pixel / side);
+                        for (channel, value) in colour.into_iter().enumerate() {
                             out[channel * side * side + pixel] = value;
                         }
                     }
@@ -209,6 +204,7 @@ mod tests {
     use super::*;
     use crate::Controls;
     use crate::model::patch::FOCAL;
+    use crate::model::reproject::ground;
 
     const EYE: f32 = 1.62;
     const SIDE: usize = 4;
@@ -225,6 +221,17 @@ mod tests {
         Tensor::from_vec(values, (SIZE / SIDE, SIZE / SIDE, RGB * SIDE * SIDE), &Device::Cpu).unwrap()
     }
 
+    const CELLS: usize = SIZE / SIDE;
+
+    fn near(nearness: Vec<f32>) -> Tensor {
+        Tensor::from_vec(nearness, (CELLS, CELLS), &Device::Cpu).unwrap()
+    }
+
+    /// Flat ground, seen straight ahead.
+    fn flat(eye: f32) -> Tensor {
+        near(ground(CELLS, CELLS, 0.0, eye))
+    }
+
     /// The red of what is seen.
     fn red(views: &Views, camera: Camera) -> impl Fn(usize, usize) -> f32 + use<> {
         let seen = views.see(&[camera], EYE, SIDE).unwrap().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -237,7 +244,7 @@ mod tests {
 
     fn seen(draw: impl Fn(usize, usize) -> f32, camera: Camera) -> impl Fn(usize, usize) -> f32 {
         let mut views = Views::default();
-        views.add(&frame(draw), Camera::default()).unwrap();
+        views.add(&frame(draw), &flat(EYE), Camera::default()).unwrap();
         red(&views, camera)
     }
 
@@ -262,10 +269,34 @@ mod tests {
         assert!(brightest((0..SIZE).map(|x| column(x, 28))) < 8);
         // but not where the camera stands
         let mut views = Views::default();
-        views.add(&frame(|_, y| y as f32 / SIZE as f32), Camera::default()).unwrap();
+        views.add(&frame(|_, y| y as f32 / SIZE as f32), &flat(0.0), Camera::default()).unwrap();
         let [still, walked] =
             [Camera::default(), walked].map(|camera| views.see(&[camera], 0.0, SIDE).unwrap().unwrap());
         assert_eq!(still.to_vec3::<f32>().unwrap(), walked.to_vec3::<f32>().unwrap());
+    }
+
+    #[test]
+    fn what_is_near_moves_more_and_hides_what_is_far() {
+        // a post one block ahead, before a wall ten blocks away
+        let post = |x: usize| (12..20).contains(&x);
+        let nearness = near((0..CELLS * CELLS).map(|i| if post(i % CELLS * SIDE) { 1.0 } else { 0.1 }).collect());
+        let mut views = Views::default();
+        views.add(&frame(|x, _| if post(x) { 1.0 } else { -1.0 }), &nearness, Camera::default()).unwrap();
+        let step = Controls { strafe: 1.0, ..Controls::default() };
+        let stepped = red(&views, Camera::default().after(&[step; 2]));
+        let expected = 15.5 - 0.43 * FOCAL * SIZE as f32;
+        assert!(
+            (0..SIZE).all(|x| (stepped(x, 16) > 0.5) == ((x as f32 - expected).abs() < 3.6) || (13..20).contains(&x))
+        );
+        // a jump lowers it, and what is far hardly moves
+        let rows = |near: f32| {
+            let mut views = Views::default();
+            let all = self::near(vec![near; CELLS * CELLS]);
+            views.add(&frame(|_, y| f32::from(u8::from(y == 16))), &all, Camera::default()).unwrap();
+            let jumped = red(&views, Camera::default().after(&[Controls { jump: true, ..Controls::default() }]));
+            brightest((0..SIZE).map(|y| jumped(16, y)))
+        };
+        assert_eq!((rows(0.01), rows(0.5)), (16, 20));
     }
 
     #[test]
@@ -282,7 +313,7 @@ mod tests {
         let stripe = |x: usize, _: usize| f32::from(u8::from(x == 16));
         for yaw in steps {
             let drawn = if yaw == 0.0 { frame(stripe) } else { frame(|_, _| -0.5) };
-            views.add(&drawn, look([yaw, 0.0])).unwrap();
+            views.add(&drawn, &flat(EYE), look([yaw, 0.0])).unwrap();
         }
         // half a turn back the old middle is out of the last frame, and a whole circle is the same direction
         for back in [0.0, 360.0, -360.0] {
@@ -294,8 +325,8 @@ mod tests {
         let shape = [SIZE / SIDE, SIZE / SIDE, RGB * SIDE * SIDE];
         let restored = Views::restore(&state, &shape, &Device::Cpu).unwrap();
         assert!(red(&restored, look([0.0; 2]))(16, 16) > 0.9);
-        let gone = look([90.0, 0.0]).after(&[Controls { forward: 1.0, ..Controls::default() }; 8]);
-        views.add(&frame(|_, _| -0.5), gone).unwrap();
+        let gone = look([90.0, 0.0]).after(&[Controls { forward: 1.0, ..Controls::default() }; 29]);
+        views.add(&frame(|_, _| -0.5), &flat(EYE), gone).unwrap();
         assert!(red(&views, look([0.0; 2]))(16, 16) < 0.0);
     }
 }

@@ -15,6 +15,7 @@ use crate::model::config::Config;
 use crate::model::dit::Condition;
 use crate::model::patch::Grid;
 use crate::model::sampler::{guided, levels, remembered, sample};
+use crate::model::vcn::Drawn;
 use crate::model::{CONTEXT_NOISE_STEP, NoiseSource, RolloutState, Settings, StageTimes};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -43,8 +44,9 @@ pub struct World {
 struct Pending {
     latent: Tensor,
     foreseen: Tensor,
-    /// Its last frame as cells.
+    /// Its last frame as cells, and how near they are.
     last: Tensor,
+    nearness: Tensor,
     /// The noise level at which it will be remembered, and the DiT's condition there.
     context_noise: f32,
     condition: Condition,
@@ -146,17 +148,26 @@ impl World {
         let camera = self.past.camera.after(controls);
         let features = networks.controls(controls)?;
         let foreseen = self.past.foresee(&networks, controls, &features, &self.encoder_grid)?;
-        let (cells, decoder) = self.decode(&self.past, &latent, controls, &features, &camera)?;
+        let drawn = self.decode(&self.past, &latent, controls, &features, &camera)?;
         let prompt = networks.dit.prompt(&self.text, &features, &camera)?;
         let context_noise = self.settings.context_noise;
         let condition = networks.dit.conditions(&[1.0 - context_noise], &prompt)?.at(0)?;
-        let last = last_frame(&cells)?;
         self.former = None;
-        let pending = Pending { latent, foreseen, last, context_noise, condition, camera, decoder, renewed: false };
+        let pending = Pending {
+            latent,
+            foreseen,
+            last: last_frame(&drawn.cells)?,
+            nearness: drawn.nearness,
+            context_noise,
+            condition,
+            camera,
+            decoder: drawn.remembered,
+            renewed: false,
+        };
         self.remember(pending, noise)
     }
 
-    /// The cells of a latent and what the decoder remembers of them.
+    /// Draws a latent after what the decoder remembers.
     fn decode(
         &self,
         past: &Past,
@@ -164,10 +175,10 @@ impl World {
         controls: &[Controls],
         features: &Tensor,
         camera: &Camera,
-    ) -> Result<(Tensor, Vec<KeyValues>)> {
+    ) -> Result<Drawn> {
         let vcn = &self.networks.vcn;
         let recall = vcn.decoder().recall(&past.decoder, camera, &self.decoder_grid)?;
-        vcn.decode(latent, features, &turns(controls), &self.decoder_grid, &recall)
+        vcn.decode(latent, features, &turns(controls), camera.pitch(), &self.decoder_grid, &recall)
     }
 
     /// Denoises `noise` `[tokens, latent]` to the latent of the next chunk and decodes it to cells; both wait for
@@ -213,11 +224,19 @@ impl World {
         self.times.denoise = start.elapsed();
 
         let start = Instant::now();
-        let (cells, decoder) = self.decode(past, &latent, controls, &features, &camera)?;
+        let Drawn { cells, nearness, remembered } = self.decode(past, &latent, controls, &features, &camera)?;
         self.times.decode = start.elapsed();
-        let (last, renewed, made) = (last_frame(&cells)?, self.former.is_some(), latent.clone());
-        self.pending =
-            Some(Pending { latent: made, foreseen, last, context_noise, condition, camera, decoder, renewed });
+        self.pending = Some(Pending {
+            latent: latent.clone(),
+            foreseen,
+            last: last_frame(&cells)?,
+            nearness,
+            context_noise,
+            condition,
+            camera,
+            decoder: remembered,
+            renewed: self.former.is_some(),
+        });
         Ok((latent, cells))
     }
 
@@ -252,7 +271,7 @@ impl World {
         self.past.before.swap(0, 1);
         self.past.before[0] = latent;
         self.past.camera = chunk.camera;
-        self.past.views.add(&chunk.last, chunk.camera)?;
+        self.past.views.add(&chunk.last, &chunk.nearness, chunk.camera)?;
         self.times.commit = start.elapsed();
         Ok(())
     }
@@ -292,9 +311,9 @@ impl World {
             camera = camera.after(controls);
             let (turns, controls) = (turns(controls), networks.controls(controls)?);
             let recall = networks.vcn.decoder().recall(&memory, &camera, &self.decoder_grid)?;
-            let (cells, layers) = networks.vcn.decode(latent, &controls, &turns, &self.decoder_grid, &recall)?;
-            out.extend(self.frames(&cells)?);
-            memory.push(camera, layers);
+            let drawn = networks.vcn.decode(latent, &controls, &turns, camera.pitch(), &self.decoder_grid, &recall)?;
+            out.extend(self.frames(&drawn.cells)?);
+            memory.push(camera, drawn.remembered);
         }
         out.truncate(count);
         Ok(out)
