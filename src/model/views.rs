@@ -1,6 +1,7 @@
 //! What is still in view of the past: frames as another camera sees them.
 
 use std::f64::consts::TAU;
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -8,7 +9,7 @@ use super::RolloutState;
 use super::action::Camera;
 use super::cache::{saved, saved_camera};
 use super::reproject::{Carry, Splat, ground_at, look_up, splat};
-use super::warp::{Cells, Lens, RGB};
+use super::warp::{Cells, Lens, Picture, RGB};
 use crate::Result;
 use crate::kernel::{View, for_each_chunk};
 
@@ -123,7 +124,11 @@ impl Views {
         let nearness = views.iter().map(|seen| floats(&seen.nearness)).collect::<Result<Vec<_>, _>>()?;
         let values = cells.iter().map(View::new).collect::<Result<Vec<_>, _>>()?;
         let near = nearness.iter().map(View::new).collect::<Result<Vec<_>, _>>()?;
-        let pictures: Vec<_> = values.iter().map(|values| Cells { values, height, width, channels, side }).collect();
+        let pictures: Vec<OnceLock<Picture>> = views.iter().map(|_| OnceLock::new()).collect();
+        let picture_of = |view: usize| {
+            let values = &values[view];
+            pictures[view].get_or_init(|| Picture::new(&Cells { values, height, width, channels, side }))
+        };
 
         // how near what every camera sees is, by every view
         let (shape, pairs) = ([height, width], frames * views.len());
@@ -144,7 +149,7 @@ impl Views {
             let (mut colour, mut left) = ([0.0; RGB], 1.0);
             let mut add = |view: usize, [x, y]: [f32; 2], share: f32| {
                 // bicubic, as frames are seen again and again: bilinear blurs them each time
-                let pixel = pictures[view].sample_cubic(0, x, y);
+                let pixel = picture_of(view).sample(x, y);
                 colour.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += share * value.clamp(-1.0, 1.0));
             };
             let seen = &seen[frame * views.len()..][..views.len()];

@@ -42,29 +42,51 @@ impl Cells<'_> {
     }
 }
 
-impl Cells<'_> {
-    /// The same, bicubic (Keys 1981, with a slope of −0.75 as in PyTorch).
-    pub fn sample_cubic(&self, picture: usize, x: f32, y: f32) -> [f32; RGB] {
+/// A picture as lines of pixels, each red, green, blue and nothing, with its edges drawn on [`BORDER`] pixels beyond them.
+pub(super) struct Picture {
+    pixels: Vec<[f32; 4]>,
+    height: usize,
+    width: usize,
+}
+
+/// As far as bicubic sampling may look.
+const BORDER: usize = 4;
+
+impl Picture {
+    /// The first picture of `cells`.
+    pub fn new(cells: &Cells) -> Self {
+        let (height, width, area) = (cells.height * cells.side, cells.width * cells.side, cells.side * cells.side);
+        let column = |i: usize, count: usize| i.saturating_sub(BORDER).min(count - 1);
+        let offsets: Vec<_> = (0..width + 2 * BORDER)
+            .map(|x| column(x, width))
+            .map(|x| x / cells.side * cells.channels + x % cells.side)
+            .collect();
+        let mut pixels = Vec::with_capacity((height + 2 * BORDER) * offsets.len());
+        for y in (0..height + 2 * BORDER).map(|y| column(y, height)) {
+            let line = y / cells.side * cells.width * cells.channels + y % cells.side * cells.side;
+            let value = |at: usize, colour: usize| cells.values[line + at + colour * area];
+            pixels.extend(offsets.iter().map(|&at| [value(at, 0), value(at, 1), value(at, 2), 0.0]));
+        }
+        Self { pixels, height, width }
+    }
+
+    /// The colours at a point in pixels, bicubic (Keys 1981, with a slope of −0.75 as in PyTorch); the edges go on outside.
+    pub fn sample(&self, x: f32, y: f32) -> [f32; RGB] {
         let split = |at: f32, count: usize| {
             let at = at.clamp(-2.0, count as f32 + 1.0);
-            let (low, along) = (at.floor(), at - at.floor());
-            let tap = |i: i32| (low as i32 + i - 1).clamp(0, count as i32 - 1) as usize;
-            ([0, 1, 2, 3].map(tap), cubic(along))
+            let low = at.floor();
+            ((low as i32 + BORDER as i32 - 1) as usize, cubic(at - low))
         };
-        let (columns, across) = split(x, self.width * self.side);
-        let (lines, down) = split(y, self.height * self.side);
-        let area = self.side * self.side;
-        let mut colours = [0.0; RGB];
-        for (y, weight) in lines.into_iter().zip(down) {
-            for (x, across) in columns.into_iter().zip(across) {
-                let cell = (y / self.side) * self.width + x / self.side;
-                let at = cell * self.channels + picture * RGB * area + (y % self.side) * self.side + x % self.side;
-                for (colour, value) in colours.iter_mut().enumerate() {
-                    *value += weight * across * self.values[at + colour * area];
-                }
+        let ((left, across), (top, down)) = (split(x, self.width), split(y, self.height));
+        let mut sum = [0.0; 4];
+        for (line, down) in down.into_iter().enumerate() {
+            let at = (top + line) * (self.width + 2 * BORDER) + left;
+            for (pixel, across) in self.pixels[at..at + 4].iter().zip(across) {
+                let weight = down * across;
+                sum.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += weight * value);
             }
         }
-        colours
+        [sum[0], sum[1], sum[2]]
     }
 }
 

@@ -56,6 +56,17 @@ struct Pending {
     renewed: bool,
 }
 
+/// Where the denoising of a chunk begins.
+struct Beginning {
+    /// The past that it has, if not the world's.
+    past: Option<Past>,
+    levels: Vec<f32>,
+    x: Tensor,
+    foreseen: Tensor,
+    /// The words that it is guided away from if it has no past.
+    unwanted: Tensor,
+}
+
 impl World {
     /// A world with no past.
     ///
@@ -191,21 +202,13 @@ impl World {
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
         let features = networks.controls(controls)?;
-        let mut foreseen = self.past.foresee(&networks, controls, &features, &self.encoder_grid)?;
+        let foreseen = self.past.foresee(&networks, controls, &features, &self.encoder_grid)?;
         self.times.foresee = start.elapsed();
 
         let start = Instant::now();
-        let Settings { steps, first_steps, guidance, context_noise } = self.settings;
-        let past = if self.former.is_some() { &self.forgotten()? } else { &self.past };
-        let mut levels = levels(if past.is_empty() { first_steps } else { steps });
-        let mut x = noise.clone();
-        let mut unwanted = self.text.zeros_like()?;
-        if let Some(former) = &self.former {
-            levels.retain(|&level| level > RENEWED);
-            levels.insert(0, RENEWED);
-            x = remembered(&foreseen, noise, 1.0 - RENEWED)?;
-            (foreseen, unwanted) = (foreseen.zeros_like()?, former.clone());
-        }
+        let Settings { guidance, context_noise, .. } = self.settings;
+        let Beginning { past, levels, x, foreseen, unwanted } = self.begin(foreseen, noise)?;
+        let past = past.as_ref().unwrap_or(&self.past);
         let taus = [&levels[..], &[1.0 - context_noise]].concat();
         let conditions =
             |text: &Tensor| networks.dit.conditions(&taus, &networks.dit.prompt(text, &features, &camera)?);
@@ -238,6 +241,27 @@ impl World {
             renewed: self.former.is_some(),
         });
         Ok((latent, cells))
+    }
+
+    /// Where the denoising of the next chunk begins: at noise, or, if the prompt is new, at a noisy form of what was foreseen of it.
+    fn begin(&self, foreseen: Tensor, noise: &Tensor) -> Result<Beginning> {
+        let Settings { steps, first_steps, .. } = self.settings;
+        Ok(match &self.former {
+            None => Beginning {
+                past: None,
+                levels: levels(if self.past.is_empty() { first_steps } else { steps }),
+                x: noise.clone(),
+                foreseen,
+                unwanted: self.text.zeros_like()?,
+            },
+            Some(former) => Beginning {
+                past: Some(self.forgotten()?),
+                levels: [RENEWED].into_iter().chain(levels(first_steps).into_iter().filter(|&l| l > RENEWED)).collect(),
+                x: remembered(&foreseen, noise, 1.0 - RENEWED)?,
+                foreseen: foreseen.zeros_like()?,
+                unwanted: former.clone(),
+            },
+        })
     }
 
     /// Remembers the chunk of the last [`World::step_from`] with the context noise `noise` `[tokens, latent]`.
