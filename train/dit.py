@@ -197,6 +197,7 @@ def main():
     passes = 0
     while run.running():
         if passes == 0 and run.progress > 0.1 and shared.random() < share:
+            walkers.walks.steps = int(shared.integers(2, 5))  # so that no number of steps is out of its depth
             with world.precision():
                 loss = walkers.errors(walk_copies).mean()
             run.update(loss, walk_flops(c, worlds * world.size, far, walk_copies), {"walk": loss.item()})

@@ -4,7 +4,7 @@
 
 Regression draws the mean of the textures that a latent may stand for, which is none: one pass keeps three quarters of the edges,
 and a world is drawn again and again. Here a critic tells drawn frames from true ones patch by patch, and the convolutions of
-the decoder learn to leave it nothing to tell by (Esser et al. 2021; the paired loss and the penalty are those of `adversarial.py`).
+the decoder learn to leave it nothing to tell by (Esser et al. 2021).
 Encoder and blocks stay as they are, so what knows their latents still does.
 """
 
@@ -12,34 +12,17 @@ import argparse
 
 import numpy as np
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
 
 import data
 import engine
+from critic import Critic
 from data import Episodes, pick, to_float, training_sets
 from export import load_model
 from vcn import NOISE, evaluate, flops, loss_fn
 
 LEARNS = "dec_token", "dec_res", "dec_out"
 WEIGHT = 0.03  # of the critic's word
-PROBE, PENALTY = 0.05, 0.05  # how far the critic's slope is measured, and its weight
 HEAD_START = 100  # steps until the critic's word has its full weight
-
-
-class Critic(nn.Module):
-    """How true each patch of about 30 pixels looks: frames [B, 3, H, W] -> [B, 1, H/8, W/8], higher is truer."""
-
-    def __init__(self, width=48):
-        super().__init__()
-        sizes = [3, width, 2 * width, 4 * width]
-        self.convs = nn.ModuleList([nn.Conv2d(i, o, 4, stride=2, padding=1) for i, o in zip(sizes, sizes[1:])])
-        self.judge = nn.Conv2d(sizes[-1], 1, 1)
-
-    def forward(self, x):
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.2)
-        return self.judge(x).float()
 
 
 def sharpness(frames):
@@ -94,16 +77,12 @@ def main():
             y = vcn.draw(told, a, h, w)
             loss = loss_fn(y, x)
             flat = lambda v: v.flatten(0, 2)  # noqa: E731
-            # the critic first: true frames above drawn ones
             critic.requires_grad_(True)
-            shown = torch.cat([flat(x), flat(y).detach(), flat(x) + PROBE * torch.randn_like(flat(x))])
-            true, drawn, near = critic(shown).chunk(3)
-            told = F.softplus(drawn - true).mean()
-            (told + PENALTY / PROBE**2 * (near - true).square().mean()).backward()
+            lesson, told = critic.lesson(flat(x), flat(y))
+            lesson.backward()
             judge.step(run.rate())
             critic.requires_grad_(False)
-            true, drawn = critic(torch.cat([flat(x), flat(y)])).chunk(2)
-            fooled = F.softplus(true - drawn).mean() * min(1, run.step / HEAD_START)
+            fooled = critic.verdict(flat(x), flat(y)).mean() * min(1, run.step / HEAD_START)
         spent = flops(c, batch * world.size * chunks)
         run.update(loss + WEIGHT * fooled, spent, {"loss": loss.item(), "told": told.item(), "sharp": sharpness(y.detach()) / sharpness(x)})
         if run.step % 200 == 0 and world.rank == 0:

@@ -79,7 +79,7 @@ class Walks:
     """
 
     def __init__(self, dit, vcn, count, h, w, device):
-        self.dit, self.vcn, self.h, self.w = dit, vcn, h, w
+        self.dit, self.vcn, self.h, self.w, self.steps = dit, vcn, h, w, dit.c.steps
         c, n = dit.c, h * w
         self.latents = torch.zeros(count, 2, n, c.latent, device=device)  # as remembered, the newest last
         self.views = Views(count, h * c.patch, w * c.patch, c.eye, device)
@@ -124,7 +124,7 @@ class Walks:
         """Dreams a chunk of every world: controls [B, F, 8], pitch [B], text [B, text], camera [B, CAMERA], foreseen [B, N, C] of
         `foresee`, noise [B, N, C] -> latents [B, N, C], with a gradient of the last step where there is a past."""
         steering = controls[:, None], pitch[:, None], text[:, None]
-        levels = sample_levels(self.dit.c.steps)
+        levels = sample_levels(self.steps)
         x = noise
         for now, after in zip(levels, levels[1:]):
             with torch.set_grad_enabled(after == 1 and torch.is_grad_enabled()):
@@ -227,15 +227,17 @@ class Walkers:
         return [*now, self.walks.foresee(*now[:2])]
 
     def window(self, grad):
-        """The next chunks of every world -> true and dreamed latents [B, T, N, C], steering (controls, pitch, text), and
+        """The next chunks of every world -> true, dreamed and foreseen latents [B, T, N, C], steering (controls, pitch, text), and
         which chunks are dreamed from a past of their own [B, T]."""
         true, steering, seen = self._gather()
-        dreamed, counts = [], []
+        dreamed, foreseen, counts = [], [], []
         for t in range(self.chunks):
             counts.append((self.walks.age > 0) & (t >= seen))
+            now = self._now(steering, t)
+            foreseen.append(now[-1])
             with torch.set_grad_enabled(grad):
-                dreamed.append(self._advance(true[:, t], self._now(steering, t), t < seen))
-        return true, torch.stack(dreamed, 1), steering[:3], torch.stack(counts, 1)
+                dreamed.append(self._advance(true[:, t], now, t < seen))
+        return true, torch.stack(dreamed, 1), torch.stack(foreseen, 1), steering[:3], torch.stack(counts, 1)
 
     def errors(self, copies):
         """The errors of the next true chunks of every world after its own past [T, copies*B], weighed, with gradients; the
