@@ -23,13 +23,14 @@ from sharpen import sharpness
 from walk import FURTHEST, Walkers, weigh
 
 RATE, CRITIC_RATE = 5e-4, 1e-3
+JUDGED = 2  # chunks of each world whose picture is judged with a gradient
 HEAD_START = 20  # steps until the critic's word has its full weight
 STRAYED = 0.05  # squared error of what was foreseen that halves the say of the recording
 
 
-def pictures(vcn, latents, controls, at, grid):
-    """The last frames [B, 3, H, W] of the chunks `at` [B] of latents [B, T, N, C], with a gradient of those chunks alone."""
-    rows = torch.arange(len(at))
+def pictures(vcn, latents, controls, rows, at, grid):
+    """The last frames [K, 3, H, W] of chunks `at` [K] of clips `rows` [K] of latents [B, T, N, C], with a gradient of those chunks
+    alone."""
     pair = lambda v: torch.stack([v[rows, at - 1], v[rows, at]], 1)  # noqa: E731
     z = pair(latents)
     z = torch.stack([z[:, 0].detach(), z[:, 1]], 1)
@@ -43,12 +44,10 @@ def endure(dit, vcn, captions, episodes, device, worlds=4, windows=12):
     torch.manual_seed(4)
     walkers = Walkers(dit, vcn, captions, episodes, worlds, 8, np.random.default_rng(4), device, windows)
     for _ in range(windows):
-        true, dreamed, (controls, *_), *_ = walkers.window(grad=False)
+        true, _, _, frames, (controls, *_), _ = walkers.window(grad=False)
     torch.random.set_rng_state(state)
-    grid = walkers.walks.h, walkers.walks.w
-    last = torch.full((worlds,), 7)
-    shown = [sharpness(pictures(vcn, z, controls, last, grid)) for z in (dreamed, true)]
-    return shown[0] / shown[1]
+    recorded = vcn.decode(true, controls, walkers.walks.h, walkers.walks.w)[:, :, -1]
+    return sharpness(frames[:, 1:]) / sharpness(recorded[:, 1:])
 
 
 def main():
@@ -82,19 +81,20 @@ def main():
 
     while run.running():
         with world.precision():
-            true, dreamed, foreseen, (controls, _, text), counts = walkers.window(grad=True)
-            at = torch.from_numpy(rng.integers(1, args.chunks, len(true)))
-            words, own = (v[torch.arange(len(at)), at] for v in (text, counts))
-            drawn = pictures(vcn, dreamed, controls, at, grid)
+            true, dreamed, foreseen, frames, (controls, _, text), own = walkers.window(grad=True)
             with torch.no_grad():
-                shown = pictures(vcn, true, controls, at, grid)
+                recorded = vcn.decode(true, controls, *grid)[:, :, -1].clamp(-1, 1).float()
             critic.requires_grad_(True)
-            lesson, told = critic.lesson(shown, drawn, words)
+            lesson, told = critic.lesson(recorded[own], frames[own].clamp(-1, 1), text[own])
             lesson.backward()
             judge.step(run.rate())
             critic.requires_grad_(False)
-            fooled = (critic.verdict(shown, drawn, words) * own).mean() * min(1, run.step / HEAD_START)
-            near = STRAYED * weigh(foreseen, true, STRAYED) * counts
+            # a gradient through the decoder for some of them
+            rows = torch.arange(len(true)).repeat(JUDGED)
+            at = torch.from_numpy(rng.integers(1, args.chunks, len(rows)))
+            drawn = pictures(vcn, dreamed, controls, rows, at, grid)
+            fooled = (critic.verdict(recorded[rows, at], drawn, text[rows, at]) * own[rows, at]).mean() * min(1, run.step / HEAD_START)
+            near = STRAYED * weigh(foreseen, true, STRAYED) * own
             kept = (near * (dreamed - true).square().mean((2, 3))).mean() / STRAYED
         _, chunks, clips, copies, _ = draw_kind(shared)
         clips = max(1, round(clips * args.batch / 4 / world.size))

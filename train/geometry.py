@@ -204,9 +204,14 @@ class Views:
         return max(abs(math.remainder(yaw, 2 * math.pi)) / self.TURN, abs(pitch) / self.TURN, math.hypot(x, z) / self.WAY)
 
     def see(self, cameras):
-        """What cameras [B, F, CAMERA] see if nothing else moves [B, F, 3, H, W]: each pixel from the first view that knows it, and
-        where none does, as the last frame goes on at its edge, over flat ground."""
-        (b, f), worlds = cameras.shape[:2], [[last, *keys] for last, keys in zip(self.last, self.keys)]
+        """What cameras [B, F, CAMERA] see if nothing else moves [B, F, 3, H, W]: each pixel from the nearest key frame that knows it,
+        else from the last frame, and where that does not, as it goes on at its edge, over flat ground.
+
+        A key frame comes before the last one, as that was drawn from it: what is drawn less often is sharper and nearer the truth.
+        """
+        (b, f), worlds = cameras.shape[:2], []
+        for camera, last, keys in zip(cameras[:, -1], self.last, self.keys):
+            worlds.append([*sorted(keys, key=lambda key, camera=camera: self._apart(camera, key[-1])), last])
         now, seen, left = cameras.flatten(0, 1), 0, 1
         for i in range(max(map(len, worlds))):
             views = [world[i] if i < len(world) else self.nothing for world in worlds]
@@ -215,11 +220,10 @@ class Views:
             image, share = reproject(images, near, then, now)
             share = share * there[:, None, None, None]
             seen, left = seen + left * share * image, left * (1 - share)
-            if i == 0:
-                h, w = image.shape[-2:]
-                edge, _ = look_up(images, ground(now[:, 1], h, w, self.eye), then, now)
             if not left.any():
                 break
+        images, _, then = (torch.stack(part).repeat_interleave(f, 0) for part in zip(*self.last))
+        edge, _ = look_up(images, ground(now[:, 1], *images.shape[-2:], self.eye), then, now)
         return (seen + left * edge).unflatten(0, (b, f))
 
 

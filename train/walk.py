@@ -215,11 +215,11 @@ class Walkers:
         return true, steering, seen
 
     def _advance(self, true, steering, seen):
-        """Every world's next chunk, dreamed unless it is seen, after `steering` as in `Walks.step`."""
+        """Every world's next chunk, dreamed unless it is seen, after `steering` as in `Walks.step`, and its last frame."""
         z = self.walks.step(*steering, torch.randn_like(true))
         z = torch.where(seen[:, None, None], true, z)
-        self.walks.commit(z.detach(), *steering, torch.randn_like(z))
-        return z
+        frames = self.walks.commit(z.detach(), *steering, torch.randn_like(z))
+        return z, frames[:, -1]
 
     def _now(self, steering, t):
         """What a chunk is told: the steering of chunk t, and what is foreseen of it."""
@@ -227,17 +227,20 @@ class Walkers:
         return [*now, self.walks.foresee(*now[:2])]
 
     def window(self, grad):
-        """The next chunks of every world -> true, dreamed and foreseen latents [B, T, N, C], steering (controls, pitch, text), and
-        which chunks are dreamed from a past of their own [B, T]."""
+        """The next chunks of every world -> true, dreamed and foreseen latents [B, T, N, C], the last frames of the dreamed
+        [B, T, 3, H, W], steering (controls, pitch, text), and which chunks are dreamed from a past of their own [B, T]."""
         true, steering, seen = self._gather()
-        dreamed, foreseen, counts = [], [], []
+        foreseen, dreamed, frames, counts = [], [], [], []
         for t in range(self.chunks):
             counts.append((self.walks.age > 0) & (t >= seen))
             now = self._now(steering, t)
             foreseen.append(now[-1])
             with torch.set_grad_enabled(grad):
-                dreamed.append(self._advance(true[:, t], now, t < seen))
-        return true, torch.stack(dreamed, 1), torch.stack(foreseen, 1), steering[:3], torch.stack(counts, 1)
+                z, last = self._advance(true[:, t], now, t < seen)
+            dreamed.append(z)
+            frames.append(last)
+        dreamed, foreseen, frames, counts = (torch.stack(v, 1) for v in (dreamed, foreseen, frames, counts))
+        return true, dreamed, foreseen, frames, steering[:3], counts
 
     def errors(self, copies):
         """The errors of the next true chunks of every world after its own past [T, copies*B], weighed, with gradients; the

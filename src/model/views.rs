@@ -106,8 +106,8 @@ impl Views {
     }
 
     /// What `cameras` see if nothing else moves, as cells `[height, width, cameras * 3 * side * side]`: each pixel from the
-    /// first frame that knows it, and where none does, as the last frame goes on at its edge, over flat ground. Nothing if nothing
-    /// has been seen. `eye` is that of the [`Config`](super::config::Config).
+    /// nearest key frame that knows it, else from the last frame, and where that does not, as it goes on at its edge, over flat
+    /// ground. Nothing if nothing has been seen. `eye` is that of the [`Config`](super::config::Config).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] when a frame's cells are not of this `side`.
@@ -118,7 +118,12 @@ impl Views {
         if channels != picture {
             return Err(candle_core::Error::msg(format!("cells of {channels} channels are not one frame")).into());
         }
-        let views: Vec<&Seen> = [last].into_iter().chain(&self.keys).collect();
+        // A key frame before the last one, as that was drawn from it: what is drawn less often is sharper and nearer the truth.
+        let mut views: Vec<&Seen> = self.keys.iter().collect();
+        if let Some(now) = cameras.last() {
+            views.sort_by(|a, b| apart(now, &a.camera).total_cmp(&apart(now, &b.camera)));
+        }
+        views.push(last);
         let floats = |part: &Tensor| part.to_dtype(DType::F32)?.to_device(&Device::Cpu);
         let cells = views.iter().map(|seen| floats(&seen.cells)).collect::<Result<Vec<_>, _>>()?;
         let nearness = views.iter().map(|seen| floats(&seen.nearness)).collect::<Result<Vec<_>, _>>()?;
@@ -165,8 +170,8 @@ impl Views {
                     return colour;
                 }
             }
-            let (at, _) = look_up(&lens, &seen[0].1, ray, ground_at(ray, &cameras[frame], eye));
-            add(0, at, left);
+            let (at, _) = look_up(&lens, &seen[views.len() - 1].1, ray, ground_at(ray, &cameras[frame], eye));
+            add(views.len() - 1, at, left);
             colour
         };
         let mut out = vec![0.0; height * width * frames * picture];
