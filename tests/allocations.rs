@@ -54,11 +54,15 @@ fn a_chunk_takes_little_from_the_heap_and_keeps_none_of_it() {
     let model = checkpoint::load(folder, DeviceChoice::Cpu).unwrap();
     let options = SessionOptions { prompt: "a flower meadow at noon".into(), ..SessionOptions::default() };
     let mut session = Session::new(model, options).unwrap();
-    let walk = [Controls { forward: 1.0, look: [2.0, 0.0], ..Controls::default() }; 2];
+    // To and fro, so that no more key frames are taken than are forgotten.
+    let walk = |chunk: usize| {
+        let forward = if chunk % 8 < 4 { 1.0 } else { -1.0 };
+        [Controls { forward, ..Controls::default() }; 2]
+    };
     let mut chunks = |count: usize| {
         let before = [&CALLS, &BYTES, &FREED].map(|count| count.load(Relaxed));
-        for _ in 0..count {
-            session.step(&walk).unwrap();
+        for chunk in 0..count {
+            session.step(&walk(chunk)).unwrap();
             session.commit().unwrap();
         }
         [&CALLS, &BYTES, &FREED]
@@ -69,10 +73,10 @@ fn a_chunk_takes_little_from_the_heap_and_keeps_none_of_it() {
             .collect::<Vec<_>>()
     };
     ThreadPool::new(2).unwrap().install(|| {
-        chunks(22);
-        let [calls, bytes, freed] = chunks(10)[..] else { unreachable!("three counts") };
+        chunks(24);
+        let [calls, bytes, freed] = chunks(8)[..] else { unreachable!("three counts") };
         assert_eq!(bytes, freed, "a chunk leaves something behind");
-        assert!(calls / 10 < 2000, "{} allocations a chunk", calls / 10);
-        assert!(bytes / 10 < 12 << 20, "{} bytes a chunk", bytes / 10);
+        assert!(calls / 8 < 2000, "{} allocations a chunk", calls / 8);
+        assert!(bytes / 8 < 12 << 20, "{} bytes a chunk", bytes / 8);
     });
 }

@@ -84,8 +84,8 @@ pub(super) fn splat(nearness: &[f32], carry: &Carry, [height, width]: [usize; 2]
         }
     }
     let (near, share) = out.split_at_mut(height * width);
-    let smoothed = smooth(&smooth(&sums, width, 1), width, width);
-    for ([nearness, weight, known], (near, share)) in smoothed.into_iter().zip(near.iter_mut().zip(share)) {
+    let across: Vec<_> = smooth(&sums, width, 1).collect();
+    for ([nearness, weight, known], (near, share)) in smooth(&across, width, width).zip(near.iter_mut().zip(share)) {
         (*near, *share) = (nearness / (weight + 1e-20), known);
     }
 }
@@ -123,14 +123,14 @@ impl<'a> Splat<'a> {
 }
 
 /// A quarter, a half and a quarter of the neighbours `stride` apart, in lines of `width`; nothing beyond the edge.
-fn smooth(sums: &[[f32; 3]], width: usize, stride: usize) -> Vec<[f32; 3]> {
-    let before = |i: usize| if stride == 1 { i % width > 0 } else { i >= stride };
-    let after = |i: usize| if stride == 1 { i % width + 1 < width } else { i + stride < sums.len() };
+fn smooth(sums: &[[f32; 3]], width: usize, stride: usize) -> impl Iterator<Item = [f32; 3]> {
+    let before = move |i: usize| if stride == 1 { i % width > 0 } else { i >= stride };
+    let after = move |i: usize| if stride == 1 { i % width + 1 < width } else { i + stride < sums.len() };
     let at = |i: usize, known: bool, k: usize| if known { sums[i][k] } else { 0.0 };
-    let mix = |i: usize, k: usize| {
+    let mix = move |i: usize, k: usize| {
         0.25 * at(i.wrapping_sub(stride), before(i), k) + 0.5 * sums[i][k] + 0.25 * at(i + stride, after(i), k)
     };
-    (0..sums.len()).map(|i| [0, 1, 2].map(|k| mix(i, k))).collect()
+    (0..sums.len()).map(move |i| [0, 1, 2].map(|k| mix(i, k)))
 }
 
 /// How far what is at this depth is ahead, 0 to 1.

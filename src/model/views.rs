@@ -1,9 +1,10 @@
 //! What is still in view of the past: frames as another camera sees them.
 
 use std::f64::consts::TAU;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
+use half::f16;
 
 use super::RolloutState;
 use super::action::Camera;
@@ -41,6 +42,8 @@ struct Seen {
     /// How near each cell is `[height, width]`, see [`super::reproject`], in half precision.
     nearness: Tensor,
     camera: Camera,
+    /// The cells as they are sampled, made when they first are.
+    picture: Arc<OnceLock<Picture>>,
 }
 
 impl Seen {
@@ -63,7 +66,16 @@ impl Seen {
             Ok(saved(state, name, shape)?.to_dtype(DType::F16)?.to_device(device)?)
         };
         let (cells, nearness) = (half(&cells, shape)?, half(&nearness, &shape[..2])?);
-        Ok(Self { cells, nearness, camera: saved_camera(state, &camera)? })
+        Ok(Self { cells, nearness, camera: saved_camera(state, &camera)?, picture: Arc::default() })
+    }
+
+    fn picture(&self, side: usize) -> Result<&Picture> {
+        if let Some(picture) = self.picture.get() {
+            return Ok(picture);
+        }
+        let (height, width, channels) = self.cells.dims3()?;
+        let values = &self.cells.flatten_all()?.to_vec1::<f16>()?;
+        Ok(self.picture.get_or_init(|| Picture::new(&Cells { values, height, width, channels, side })))
     }
 }
 
@@ -88,9 +100,9 @@ impl Views {
 
     /// Takes a frame, as cells `[height, width, 3 * side * side]` and their nearness `[height, width]`, that `camera` sees.
     pub fn add(&mut self, cells: &Tensor, nearness: &Tensor, camera: Camera) -> Result<()> {
-        let cells = cells.clamp(-1f32, 1f32)?.to_dtype(DType::F16)?;
+        let cells = cells.to_dtype(DType::F16)?.clamp(-1f32, 1f32)?;
         let nearness = nearness.maximum(0f32)?.to_dtype(DType::F16)?;
-        let seen = Seen { cells, nearness, camera };
+        let seen = Seen { cells, nearness, camera, picture: Arc::default() };
         self.keys.retain(|key| way(&camera, &key.camera) <= FAR);
         let distances = self.keys.iter().map(|key| apart(&camera, &key.camera)).enumerate();
         let (index, nearest) = distances.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::INFINITY));
@@ -124,16 +136,10 @@ impl Views {
             views.sort_by(|a, b| apart(now, &a.camera).total_cmp(&apart(now, &b.camera)));
         }
         views.push(last);
-        let floats = |part: &Tensor| part.to_dtype(DType::F32)?.to_device(&Device::Cpu);
-        let cells = views.iter().map(|seen| floats(&seen.cells)).collect::<Result<Vec<_>, _>>()?;
-        let nearness = views.iter().map(|seen| floats(&seen.nearness)).collect::<Result<Vec<_>, _>>()?;
-        let values = cells.iter().map(View::new).collect::<Result<Vec<_>, _>>()?;
+        let pictures = views.iter().map(|seen| seen.picture(side)).collect::<Result<Vec<_>>>()?;
+        let floats = |seen: &&Seen| seen.nearness.to_dtype(DType::F32)?.to_device(&Device::Cpu);
+        let nearness = views.iter().map(floats).collect::<Result<Vec<_>, _>>()?;
         let near = nearness.iter().map(View::new).collect::<Result<Vec<_>, _>>()?;
-        let pictures: Vec<OnceLock<Picture>> = views.iter().map(|_| OnceLock::new()).collect();
-        let picture_of = |view: usize| {
-            let values = &values[view];
-            pictures[view].get_or_init(|| Picture::new(&Cells { values, height, width, channels, side }))
-        };
 
         // how near what every camera sees is, by every view
         let (shape, pairs) = ([height, width], frames * views.len());
@@ -154,7 +160,7 @@ impl Views {
             let (mut colour, mut left) = ([0.0; RGB], 1.0);
             let mut add = |view: usize, [x, y]: [f32; 2], share: f32| {
                 // bicubic, as frames are seen again and again: bilinear blurs them each time
-                let pixel = picture_of(view).sample(x, y);
+                let pixel = pictures[view].sample(x, y);
                 colour.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += share * value.clamp(-1.0, 1.0));
             };
             let seen = &seen[frame * views.len()..][..views.len()];

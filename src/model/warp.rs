@@ -3,6 +3,7 @@
 //! A rotation moves the picture the same at every depth, so the controls alone tell where each pixel comes from.
 
 use candle_core::{Device, Tensor};
+use half::f16;
 
 use super::patch::FOCAL;
 use crate::Result;
@@ -12,15 +13,15 @@ use crate::kernel::{View, for_each_chunk};
 pub(super) const RGB: usize = 3;
 
 /// Pictures held as cells of `side` × `side` pixels, `channels` numbers a cell (picture, colour, line, column).
-pub(super) struct Cells<'a> {
-    pub values: &'a [f32],
+pub(super) struct Cells<'a, T> {
+    pub values: &'a [T],
     pub height: usize,
     pub width: usize,
     pub channels: usize,
     pub side: usize,
 }
 
-impl Cells<'_> {
+impl Cells<'_, f32> {
     /// The colours of a picture at a point in pixels, bilinear; the picture's edges go on outside.
     pub fn sample(&self, picture: usize, x: f32, y: f32) -> [f32; RGB] {
         let split = |at: f32, count: usize| {
@@ -54,7 +55,7 @@ const BORDER: usize = 4;
 
 impl Picture {
     /// The first picture of `cells`.
-    pub fn new(cells: &Cells) -> Self {
+    pub fn new(cells: &Cells<f16>) -> Self {
         let (height, width, area) = (cells.height * cells.side, cells.width * cells.side, cells.side * cells.side);
         let column = |i: usize, count: usize| i.saturating_sub(BORDER).min(count - 1);
         let offsets: Vec<_> = (0..width + 2 * BORDER)
@@ -64,7 +65,7 @@ impl Picture {
         let mut pixels = Vec::with_capacity((height + 2 * BORDER) * offsets.len());
         for y in (0..height + 2 * BORDER).map(|y| column(y, height)) {
             let line = y / cells.side * cells.width * cells.channels + y % cells.side * cells.side;
-            let value = |at: usize, colour: usize| cells.values[line + at + colour * area];
+            let value = |at: usize, colour: usize| cells.values[line + at + colour * area].to_f32();
             pixels.extend(offsets.iter().map(|&at| [value(at, 0), value(at, 1), value(at, 2), 0.0]));
         }
         Self { pixels, height, width }
