@@ -21,7 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from export import load_model
-from geometry import camera, grid_positions, motion, reckon, reproject
+from geometry import CAMERA, CELL, camera, grid_positions, ground, look_up, motion, reckon, reproject
 from model import control_features, rms_norm, rope_tables
 
 
@@ -72,7 +72,7 @@ class Step(nn.Module):
 
 
 class Chunk(nn.Module):
-    """A whole chunk: foreseeing, denoising, decoding, bytes, remembering."""
+    """A whole chunk: foreseeing from one view, denoising, decoding, nearness, bytes, remembering."""
 
     def __init__(self, step, vcn, h, w):
         super().__init__()
@@ -80,10 +80,13 @@ class Chunk(nn.Module):
         self.decoder = Cached(vcn.dec_blocks, h * w)
         self.pos, self.focal = grid_positions(h, w)
 
-    def forward(self, x, before, last, past_controls, controls, text):
+    def forward(self, x, before, last, near, past_controls, controls, text):
         c, dit = self.vcn.c, self.step.dit
-        cameras = reckon(controls)[0]
-        seen, _ = reproject(last.expand(len(cameras), *last.shape[1:]), torch.zeros_like(cameras), cameras, c.eye)
+        now = reckon(controls)[0]
+        last, near, then = (v.expand(len(now), *v.shape[1:]) for v in (last, near, torch.zeros(1, CAMERA)))
+        seen, share = reproject(last, near, then, now)
+        edge, _ = look_up(last, ground(now[:, 1], *last.shape[-2:], c.eye), then, now)
+        seen = share * seen + (1 - share) * edge
         foreseen = self.vcn.encode(seen[None, None], controls[:, None])[:, 0]
         biases = self.step.trunk.bias(past_controls, self.pos, self.focal)
         for i in range(c.steps):
@@ -91,18 +94,19 @@ class Chunk(nn.Module):
             clean = self.step(x, before, foreseen, tau, controls, text, *biases)
             x = x + (clean - x) / (c.steps - i)
         z = rms_norm(x)
-        frames = self.decode(z, past_controls, controls)
+        frames, near = self.decode(z, past_controls, controls)
         rgba = F.pad(((frames.clamp(-1, 1) + 1) * 127.5).byte(), (0, 0, 0, 0, 0, 1), value=255).permute(0, 2, 3, 1).contiguous()
         cond = dit.condition(torch.full((1,), 1 - c.context_noise), controls, torch.zeros(1), text)
         self.step.trunk(dit.patch_in(torch.cat([z, before, foreseen], -1)), cond, self.step.rope, biases, max(c.dit.temporal))
-        return rgba
+        return rgba, near
 
     def decode(self, z, past_controls, controls):
         v, h, w = self.vcn, self.h, self.w
         cond = F.silu(v.dec_control(control_features(controls)))
         rope = rope_tables(h, w, v.c.decoder.width // v.c.decoder.heads)
         x = self.decoder(v.dec_in(z), cond, rope, self.decoder.bias(past_controls, self.pos, self.focal))
-        return v.draw(x[:, None], controls[:, None], h, w)[0, 0]
+        x, controls = x[:, None], controls[:, None]
+        return v.draw(x, controls, h, w)[0, 0], v.nearness(x, controls, torch.zeros(1, 1), h, w)
 
 
 def seconds(run, repeats=20):
@@ -137,7 +141,8 @@ def main():
     controls, text = torch.zeros(1, c.frames_per_chunk, c.controls), torch.randn(1, c.text)
     biases = step.trunk.bias(past_controls, chunk.pos, chunk.focal)
     one = (x, before, torch.randn_like(x), torch.full((1,), 0.5), controls, text, *biases)
-    whole = (x, before, torch.rand(1, 3, c.height, c.width), past_controls, controls, text)
+    last, near = torch.rand(1, 3, c.height, c.width), torch.rand(1, c.height // CELL, c.width // CELL)
+    whole = (x, before, last, near, past_controls, controls, text)
 
     path = str(Path(tempfile.mkdtemp()) / "step.onnx")
     torch.onnx.export(step, one, path, dynamo=True)
