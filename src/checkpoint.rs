@@ -113,7 +113,7 @@ pub fn family(path: &Path) -> Result<String> {
     struct Sniff {
         family: Option<String>,
     }
-    if !path.is_dir() && !(path.is_file() && is_checkpoint(path)) {
+    if !(path.is_dir() || path.is_file() && is_checkpoint(path)) {
         return Err(Error::model(path, "there is no such folder or checkpoint"));
     }
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };

@@ -64,7 +64,7 @@ fn todays(tensors: &mut Tensors) {
         today = today.replace("ctrl_mlpfusion.fc2", "ctrl_mlpfusion.mlp.fc2").replace("fc1_x", "mlp.fc1");
         match name.as_str() {
             "unpatchify.weight" => {
-                value = value.permute((1, 2, 3, 0)).unwrap().contiguous().unwrap().flatten_to(2).unwrap()
+                value = value.permute((1, 2, 3, 0)).unwrap().contiguous().unwrap().flatten_to(2).unwrap();
             }
             "unpatchify.bias" => {
                 let one_by_one = value.unsqueeze(1).unwrap().broadcast_as((value.dims()[0], 4)).unwrap();

@@ -84,7 +84,7 @@ pub fn gallery(
 
 /// Ahead with a gentle sway of the head.
 fn sway(ticks: usize) -> Vec<Controls> {
-    let look = |tick: usize| if tick / 30 % 2 == 0 { 2.0 } else { -2.0 };
+    let look = |tick: usize| if (tick / 30).is_multiple_of(2) { 2.0 } else { -2.0 };
     (0..ticks).map(|t| Controls { forward: 1.0, look: [look(t), 0.0], ..Controls::default() }).collect()
 }
 

@@ -1,9 +1,9 @@
-//! Causal Wan 2.1 1.3B in the layouts of Self-Forcing and LongLive: a world told by prompts, with TAEHV as its codec.
+//! Causal Wan 2.1 1.3B in the layouts of Self-Forcing and `LongLive`: a world told by prompts, with TAEHV as its codec.
 //!
 //! After <https://github.com/guandeh17/Self-Forcing> and <https://github.com/NVlabs/LongLive> (both Apache-2.0). A block of
 //! three latents is denoised in a few steps, with noise added again in between, and seen once more, clean, to be remembered.
 //! Where the reference stops because its memory or its table of positions is full, this world forgets the oldest frames
-//! and goes on. When the prompt changes, all that is remembered is seen again under the new one, as LongLive does it.
+//! and goes on. When the prompt changes, all that is remembered is seen again under the new one, as `LongLive` does it.
 
 pub mod config;
 mod dit;

@@ -46,14 +46,14 @@ impl Int8 {
         let (mut scales, mut excess) = (vec![Row::default(); packed.panels()], vec![[0; NR]; packed.panels()]);
         for panel in 0..packed.panels() {
             let rows = packed.panel(panel);
-            for column in 0..NR {
+            for (column, excess) in excess[panel].iter_mut().enumerate() {
                 let most = rows.iter().map(|row| row.0[column].abs()).fold(0.0, f32::max);
                 scales[panel].0[column] = most / LARGEST;
                 let steps = if most > 0.0 { LARGEST / most } else { 0.0 };
                 for (index, row) in rows.iter().enumerate() {
                     let value = (row.0[column] * steps).round_ties_even() as i8;
                     groups[panel * height + index / GROUP].0[column][index % GROUP] = value;
-                    excess[panel][column] += i32::from(ZERO) * i32::from(value);
+                    *excess += i32::from(ZERO) * i32::from(value);
                 }
             }
         }

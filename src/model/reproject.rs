@@ -124,7 +124,7 @@ impl<'a> Splat<'a> {
 
 /// A quarter, a half and a quarter of the neighbours `stride` apart, in lines of `width`; nothing beyond the edge.
 fn smooth(sums: &[[f32; 3]], width: usize, stride: usize) -> impl Iterator<Item = [f32; 3]> {
-    let before = move |i: usize| if stride == 1 { i % width > 0 } else { i >= stride };
+    let before = move |i: usize| if stride == 1 { !i.is_multiple_of(width) } else { i >= stride };
     let after = move |i: usize| if stride == 1 { i % width + 1 < width } else { i + stride < sums.len() };
     let at = |i: usize, known: bool, k: usize| if known { sums[i][k] } else { 0.0 };
     let mix = move |i: usize, k: usize| {

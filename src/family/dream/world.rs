@@ -30,7 +30,7 @@ pub struct World {
     /// The prompt's embedding `[text]`.
     text: Tensor,
     /// The embedding before, if the prompt is new: the next chunk then begins a new past, from what is foreseen of it, made noisy
-    /// (SDEdit, Meng et al. 2022), and is guided away from the words before.
+    /// (`SDEdit`, Meng et al. 2022), and is guided away from the words before.
     former: Option<Tensor>,
     encoder_grid: Grid,
     decoder_grid: Grid,
