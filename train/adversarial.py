@@ -94,8 +94,7 @@ def main():
             at = torch.from_numpy(rng.integers(1, args.chunks, len(rows)))
             drawn = pictures(vcn, dreamed, controls, rows, at, grid)
             fooled = (critic.verdict(recorded[rows, at], drawn, text[rows, at]) * own[rows, at]).mean() * min(1, run.step / HEAD_START)
-            near = STRAYED * weigh(foreseen, true, STRAYED) * own
-            kept = (near * (dreamed - true).square().mean((2, 3))).mean() / STRAYED
+            kept = (weigh(foreseen, true, STRAYED) * own * (dreamed - true).square().mean((2, 3))).mean()
         _, chunks, clips, copies, _ = draw_kind(shared)
         clips = max(1, round(clips * args.batch / 4 / world.size))
         _, z, a, pitch, text, (h, w) = batches.draw(pick(sets, rng), clips, chunks, cut=CUT, edits=EDITS)

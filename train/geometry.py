@@ -14,6 +14,9 @@ WALK, SPRINT = 0.215, 1.5  # blocks a tick, factor
 RISE, FALL = 0.425, 0.035  # blocks that a jump rises a tick at first, and how fast that ends
 CELL = 4  # pixels across a cell
 CAMERA = 6  # numbers
+NEAR = 0.05  # of the way to a thing: it fades from there to twice that, and is behind a camera that came closer
+FARTHEST = 0.02  # nearness below which all counts alike
+KNOWN = 0.3  # share of a cell from which on it is taken as seen
 FOCAL = 88.09 / 128  # focal length over the square root of the frame's area
 
 
@@ -136,11 +139,6 @@ def moved(nearness, then, now):
     smooth = F.conv2d(sums.view(3 * m, 1, h, w), (kernel[:, None] * kernel)[None, None], padding=1)
     near, weight, share = smooth.view(3, m, h, w)
     return near / (weight + 1e-20), share
-
-
-NEAR = 0.05  # of the way to a thing: it fades from there to twice that, and is behind a camera that came closer
-FARTHEST = 0.02  # nearness below which all counts alike
-KNOWN = 0.3  # share of a cell from which on it is taken as seen
 
 
 def reproject(images, nearness, then, now):

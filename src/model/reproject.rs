@@ -3,7 +3,7 @@
 //! A frame's nearness is one over the blocks to what each of its cells shows, across the line of sight; 0 is infinitely far.
 
 use super::action::Camera;
-use super::warp::Lens;
+use super::warp::{Lens, between};
 
 /// Of the way to a thing: it fades from there to twice that, and is behind a camera that came closer.
 const NEAR: f32 = 0.05;
@@ -106,13 +106,8 @@ impl<'a> Splat<'a> {
 
     /// Nearness and how far it is known, 0 to 1, at a point in cells, bilinear, edges held.
     pub fn at(&self, x: f32, y: f32) -> (f32, f32) {
-        let split = |at: f32, count: usize| {
-            let at = at.clamp(0.0, (count - 1) as f32);
-            let low = at as usize;
-            (low, (low + 1).min(count - 1), at - low as f32)
-        };
-        let (left, right, along) = split(x, self.width);
-        let (top, bottom, down) = split(y, self.height);
+        let (left, right, along) = between(x, self.width);
+        let (top, bottom, down) = between(y, self.height);
         let mix = |values: &[f32]| {
             let line =
                 |y: usize| values[y * self.width + left] * (1.0 - along) + values[y * self.width + right] * along;

@@ -25,7 +25,7 @@ const FRESH: f64 = 1.0 / 8.0;
 /// A key frame so many blocks away is forgotten.
 const FAR: f64 = 6.0;
 
-/// The frames that a world goes on seeing: its last one, and key frames of other directions until they are left behind.
+/// The frames that a world goes on seeing: its last one, and key frames of other places until they are left behind.
 /// Twin of `Views` in `train/geometry.py`.
 #[derive(Clone, Default)]
 pub struct Views {

@@ -24,13 +24,8 @@ pub(super) struct Cells<'a, T> {
 impl Cells<'_, f32> {
     /// The colours of a picture at a point in pixels, bilinear; the picture's edges go on outside.
     pub fn sample(&self, picture: usize, x: f32, y: f32) -> [f32; RGB] {
-        let split = |at: f32, count: usize| {
-            let at = at.clamp(0.0, (count - 1) as f32);
-            let low = at as usize;
-            (low, (low + 1).min(count - 1), at - low as f32)
-        };
-        let (left, right, along) = split(x, self.width * self.side);
-        let (top, bottom, down) = split(y, self.height * self.side);
+        let (left, right, along) = between(x, self.width * self.side);
+        let (top, bottom, down) = between(y, self.height * self.side);
         let corners = [(top, left), (top, right), (bottom, left), (bottom, right)].map(|(y, x)| {
             let cell = (y / self.side) * self.width + x / self.side;
             cell * self.channels + picture * RGB * self.side * self.side + (y % self.side) * self.side + x % self.side
@@ -41,6 +36,13 @@ impl Cells<'_, f32> {
             corners.iter().zip(weights).map(|(&corner, weight)| weight * value(corner)).sum()
         })
     }
+}
+
+/// The two of `count` numbers that a point lies between, and how far from the first; edges held.
+pub(super) fn between(at: f32, count: usize) -> (usize, usize, f32) {
+    let at = at.clamp(0.0, (count - 1) as f32);
+    let low = at as usize;
+    (low, (low + 1).min(count - 1), at - low as f32)
 }
 
 /// A picture as lines of pixels, each red, green, blue and nothing, with its edges drawn on [`BORDER`] pixels beyond them.
