@@ -1,11 +1,14 @@
 """Recorded episodes for training: tar shards in WebDataset layout, as `dream data` and the recorder write them."""
 
 import json
+import random
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from text_corpus import phrasings
 
 NAMES = ["forward", "strafe", "sprint", "jump", "yaw", "pitch", "break", "place"]  # of `Controls::to_vector`
 MIRROR = np.array([1, -1, 1, 1, -1, 1, 1, 1], np.float32)  # strafe and yaw change sign in a mirror
@@ -24,9 +27,10 @@ def map_npy(path, offset):
 
 
 class Episodes:
-    """All episodes of the shards in the folders, frames memory-mapped; `actions` are what the game has beyond NAMES."""
+    """All episodes of the shards in the folders, frames memory-mapped; `actions` are what the game has beyond NAMES. With `rephrased`,
+    captions are half of the time said in words that the recording does not know."""
 
-    def __init__(self, *folders, actions=()):
+    def __init__(self, *folders, actions=(), rephrased=False):
         self.items, self.names, self.edits = [], [*NAMES, *actions], None
         for path in [p for folder in folders for p in sorted(Path(folder).glob("*.tar"))]:
             episodes = {}
@@ -41,6 +45,11 @@ class Episodes:
             self.items += episodes.values()
         if not self.items:
             raise SystemExit(f"error: no shards in {', '.join(map(str, folders))}: make some with `cargo run --bin dream -- data`")
+        if rephrased:
+            for meta in (e["json"] for e in self.items if "scenes" in e["json"]):
+                for change, caption in zip(meta["scenes"], meta["captions"]):
+                    said = phrasings(tuple(change[label] for label in ("biome", "time", "weather")))
+                    caption["texts"] += random.Random(meta["seed"]).sample(said, len(caption["texts"]))
         unknown = {n for e in self.items for n in e["json"].get("actions", NAMES)} - set(self.names)
         if unknown:
             raise SystemExit(f"error: {', '.join(map(str, folders))}: name the actions {sorted(unknown)} in the config's `actions`")
@@ -141,7 +150,7 @@ def arguments(parser):
 
 def training_sets(args, c):
     """The episodes of `--data`, then those of each folder of `--shapes`, for a model of this config."""
-    return [Episodes(*args.data, actions=c.actions), *(Episodes(f, actions=c.actions) for f in args.shapes)]
+    return [Episodes(*folders, actions=c.actions, rephrased=True) for folders in (args.data, *([f] for f in args.shapes))]
 
 
 def pick(sets, rng):

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 import engine
-from text_corpus import BIOMES, HELD_OUT, TIMES, WEATHERS, corpus, cut_tokenizer, cut_vocabulary, whole_words
+from text_corpus import BIOMES, HELD_OUT, TIMES, WEATHERS, corpus, cut_tokenizer, cut_vocabulary, eval_prompts, whole_words
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "models/overworld"
@@ -220,11 +220,6 @@ def probe(train, test, labels, truth):
     return dict(all=round(right / total, 3), **report)
 
 
-def eval_prompts():
-    lines = (ROOT / "assets/eval_prompts.tsv").read_text().splitlines()
-    return [line.split("\t") for line in lines if line.strip()]
-
-
 def smoke(args):
     """Random targets and the shipped tokenizer: no teacher."""
     tokenizer = Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
@@ -264,9 +259,9 @@ def main():
         return smoke(args)
 
     teacher, teacher_tokenizer = load_teacher()
-    truth = [line.split("\t") for line in (ROOT / "assets/eval_prompts.tsv").read_text().splitlines()]
+    truth = eval_prompts()
     words = whole_words(teacher_tokenizer)
-    phrases, labels = corpus(words, scenes=34_000, negations=4_000, general=16_000, forbidden=[row[0] for row in truth])
+    phrases, labels = corpus(words, scenes=34_000, negations=4_000, general=16_000)
     targets, token_vectors = teacher_embeddings(teacher, teacher_tokenizer, phrases, args.out)
 
     scene_tokens = {i for e in teacher_tokenizer.encode_batch([p for p, l in zip(phrases, labels) if l]) for i in e.ids}

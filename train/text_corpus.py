@@ -6,6 +6,8 @@ caption of the teacher world or a line of `assets/eval_prompts.tsv`.
 
 import json
 import random
+from functools import cache
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -123,6 +125,15 @@ HELD_OUT = (
 ).split("|")
 
 
+EVAL_PROMPTS = Path(__file__).resolve().parent.parent / "assets/eval_prompts.tsv"
+
+
+@cache
+def eval_prompts():
+    """The rows of the evaluation's prompt file: prompt, biome, time, weather."""
+    return [line.split("\t") for line in EVAL_PROMPTS.read_text().splitlines() if line.strip()]
+
+
 def _pick(rng, bar):
     return rng.choice(bar.split("|"))
 
@@ -132,11 +143,13 @@ def _article(rng, noun):
     return f"{article} {noun}".strip()
 
 
-def scene_phrase(rng):
-    """One phrase and its labels `(biome, time, weather)`, `-` where it says nothing."""
-    biome = rng.choice(list(BIOMES)) if rng.random() < 0.75 else "-"
-    time = rng.choice(list(TIMES)) if rng.random() < 0.65 else "-"
-    weather = rng.choice(list(WEATHERS)) if rng.random() < 0.65 or (biome == "-" and time == "-") else "-"
+def scene_phrase(rng, scene=None):
+    """One phrase and its labels `(biome, time, weather)`, `-` where it says nothing; of a given scene it says the more the better."""
+    said = (0.75, 0.65, 0.65) if scene is None else (0.97, 0.9, 0.9)
+    names = [rng.choice(list(table)) for table in (BIOMES, TIMES, WEATHERS)] if scene is None else scene
+    biome, time, weather = (name if rng.random() < share else "-" for name, share in zip(names, said))
+    if biome == time == "-":
+        weather = names[2]
     moods = [table[label] for table, label in ((TIMES, time), (WEATHERS, weather)) if label != "-"]
     rng.shuffle(moods)
     if biome == "-":
@@ -168,6 +181,15 @@ def scene_phrase(rng):
     return phrase, (biome, time, weather)
 
 
+@cache
+def phrasings(scene, count=96):
+    """Distinct ways to say a scene (biome, time, weather), none of them a prompt of the evaluation."""
+    rng, found, asked = random.Random("/".join(scene)), set(), {row[0].lower() for row in eval_prompts()}
+    while len(found) < count:
+        found |= {scene_phrase(rng, scene)[0]} - asked
+    return sorted(found)
+
+
 def negated_phrase(rng):
     """A phrase that says what is not there."""
     forms = rng.choice(list(TIMES.values()) + list(WEATHERS.values()))
@@ -196,10 +218,10 @@ def general_phrase(rng, words):
     return f"{noun()} {_pick(rng, PREPOSITIONS)} {_article(rng, _pick(rng, BIOMES[rng.choice(list(BIOMES))]))}"
 
 
-def corpus(words, scenes, negations, general, forbidden=(), seed=0):
+def corpus(words, scenes, negations, general, seed=0):
     """Distinct phrases and their labels (`None` off the scene grammar): scenes, negations, every word, general."""
     rng, found = random.Random(seed), {}
-    forbidden = {p.lower() for p in (*forbidden, *HELD_OUT)}
+    forbidden = {p.lower() for p in (*HELD_OUT, *(row[0] for row in eval_prompts()))}
 
     def fill(count, make):
         goal = len(found) + count
