@@ -23,7 +23,6 @@ fn main() {
         })
         .insert_resource(ClearColor(Color::srgb(0.03, 0.03, 0.05)))
         .add_systems(Startup, setup)
-        .add_systems(Update, walk)
         .add_observer(|error: On<DreamError>| error!("{}", error.reason))
         .run();
 }
@@ -38,22 +37,7 @@ fn setup(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
         ));
         commands.spawn((Text2d::new(prompt), TextFont::from_font_size(16.0), Transform::from_xyz(x, -190.0, 0.0)));
         // Both models are one; each world has a thread, and a past, of its own.
-        commands.spawn((Dream { threads: Some(1), ..Dream::new(MODEL, prompt) }, screen));
-    }
-}
-
-fn walk(keys: Res<ButtonInput<KeyCode>>, mut dreams: Query<&mut DreamControls>) {
-    let axis = |plus, minus| f32::from(i8::from(keys.pressed(plus)) - i8::from(keys.pressed(minus)));
-    for mut controls in &mut dreams {
-        controls.held = Controls {
-            forward: axis(KeyCode::KeyW, KeyCode::KeyS),
-            strafe: axis(KeyCode::KeyD, KeyCode::KeyA),
-            jump: keys.pressed(KeyCode::Space),
-            look: [
-                5.0 * axis(KeyCode::ArrowRight, KeyCode::ArrowLeft),
-                5.0 * axis(KeyCode::ArrowUp, KeyCode::ArrowDown),
-            ],
-            ..default()
-        };
+        let input = DreamInput { mouse: false, ..default() };
+        commands.spawn((Dream { threads: Some(1), ..Dream::new(MODEL, prompt) }, screen, input));
     }
 }

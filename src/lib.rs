@@ -17,7 +17,7 @@
 //!     let screen = DreamScreen::new(&mut images);
 //!     commands.spawn(Camera2d);
 //!     commands.spawn(Sprite::from_image(screen.0.clone()));
-//!     commands.spawn((Dream::new("models/overworld", "a meadow at noon"), screen));
+//!     commands.spawn((Dream::new("models/overworld", "a meadow at noon"), screen, DreamInput::default()));
 //! }
 //!
 //! fn tell(error: On<DreamError>) {

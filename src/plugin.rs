@@ -8,22 +8,17 @@
 //! fn setup(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
 //!     let screen = DreamScreen::new(&mut images);
 //!     commands.spawn(Sprite::from_image(screen.0.clone()));
-//!     commands.spawn((Dream::new("models/overworld", "a meadow at noon"), screen));
-//! }
-//!
-//! fn walk(keys: Res<ButtonInput<KeyCode>>, mut controls: Single<&mut DreamControls>) {
-//!     controls.held.forward = f32::from(u8::from(keys.pressed(KeyCode::KeyW)));
+//!     commands.spawn((Dream::new("models/overworld", "a meadow at noon"), screen, DreamInput::default()));
 //! }
 //!
 //! App::new()
 //!     .add_plugins((DefaultPlugins, DreamPlugin::default()))
 //!     .add_systems(Startup, setup)
-//!     .add_systems(Update, walk)
 //!     .run();
 //! ```
 //!
 //! [`Dream`] says what is wanted: change a field and the world follows, despawn it and the world ends.
-//! [`DreamStatus`] says what is. The model runs on a thread of its own; no system waits for it.
+//! [`DreamStatus`] says what is. [`DreamControls`] walk in it, written by [`DreamInput`] for a player or by the game. The model runs on a thread of its own; no system waits for it.
 //!
 //! | a game triggers | a game hears |
 //! |---|---|
@@ -41,6 +36,7 @@ mod diagnostic;
 mod event;
 #[cfg(feature = "window")]
 pub mod explorer;
+mod input;
 mod loader;
 #[cfg(feature = "record")]
 pub mod recorder;
@@ -50,6 +46,8 @@ pub mod testing;
 mod tests;
 mod wish;
 
+use bevy::input::InputSystems;
+use bevy::input::mouse::AccumulatedMouseMotion;
 use bevy::prelude::*;
 
 pub use component::{Dream, DreamControls, DreamPhase, DreamScreen, DreamScript, DreamStatus};
@@ -60,6 +58,7 @@ pub use event::{
     DreamChunkShown, DreamError, DreamLoad, DreamMoved, DreamPromptApplied, DreamRecord, DreamRecorded, DreamRecovered,
     DreamRestart, DreamRewind, DreamSave, DreamSaved, DreamStarted, DreamStep, DreamSwitch,
 };
+pub use input::DreamInput;
 pub use loader::ModelLoader;
 
 /// Runs every [`Dream`] in the world. Needs Bevy's `AssetPlugin` and `ImagePlugin`.
@@ -72,6 +71,8 @@ pub struct DreamPlugin {
 /// The plugin's systems.
 #[derive(SystemSet, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DreamSystems {
+    /// In `PreUpdate`: what a player holds becomes the [`DreamControls`] of a [`DreamInput`], which a game may still change.
+    Input,
     /// In `PreUpdate`: events are told and frames that are due become visible.
     Show,
     /// In `PostUpdate`: changed [`Dream`]s and the [`DreamControls`] reach the model thread.
@@ -85,6 +86,13 @@ impl Plugin for DreamPlugin {
             .add_message::<DreamChunkShown>()
             .init_resource::<diagnostic::Taken>()
             .add_systems(PreUpdate, (run::hear, run::show).chain().in_set(DreamSystems::Show))
+            .add_systems(
+                PreUpdate,
+                input::hold
+                    .in_set(DreamSystems::Input)
+                    .after(InputSystems)
+                    .run_if(resource_exists::<AccumulatedMouseMotion>),
+            )
             .add_systems(PostUpdate, (run::follow, run::control).chain().in_set(DreamSystems::Control))
             .add_systems(Last, diagnostic::measure_update)
             .add_observer(command::restart)

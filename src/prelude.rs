@@ -2,7 +2,7 @@
 
 pub use crate::Controls;
 pub use crate::plugin::{
-    Dream, DreamChunkShown, DreamControls, DreamError, DreamLoad, DreamMoved, DreamPhase, DreamPlugin,
+    Dream, DreamChunkShown, DreamControls, DreamError, DreamInput, DreamLoad, DreamMoved, DreamPhase, DreamPlugin,
     DreamPromptApplied, DreamRecord, DreamRecorded, DreamRecovered, DreamRestart, DreamRewind, DreamSave, DreamSaved,
     DreamScreen, DreamScript, DreamStarted, DreamStatus, DreamStep, DreamSwitch, DreamSystems, ModelLoader,
 };

@@ -6,6 +6,7 @@
 //! | W A S D, Shift, Space | walk, run, jump |
 //! | arrow keys | look around without a mouse |
 //! | left, right mouse button | break, place a block |
+//! | a gamepad | walks and looks as [`DreamInput`] says |
 //! | Enter | opens the prompt bar; there it applies the prompt to this world, Shift+Enter starts a new one, up and down bring earlier prompts |
 //! | 1 to 9 | preset prompts |
 //! | R | a new world of the same prompt |
@@ -40,7 +41,7 @@ use std::time::Duration;
 
 use bevy::prelude::*;
 
-use super::{Dream, DreamScript, ModelLoader};
+use super::{Dream, DreamInput, DreamScript, ModelLoader};
 use crate::checkpoint::DeviceChoice;
 use crate::model::Settings;
 use crate::simulate::{ControlScript, check_prompt};
@@ -157,7 +158,7 @@ impl Plugin for ExplorerPlugin {
                     bar::keys,
                     keys.chain().run_if(keys::not_writing),
                     adjust::drop_file,
-                    keys::walk,
+                    keys::listen,
                     keys::let_go,
                     bar::visibility,
                 )
@@ -177,7 +178,7 @@ impl Plugin for ExplorerPlugin {
 
 fn spawn_dream(mut commands: Commands, explored: Res<Explored>) {
     let options = &explored.0;
-    let mut dream = commands.spawn(Dream {
+    let dream = Dream {
         model: options.model_dir.clone(),
         prompt: options.first_prompt(),
         seed: options.seed,
@@ -186,7 +187,8 @@ fn spawn_dream(mut commands: Commands, explored: Res<Explored>) {
         threads: options.threads,
         size: options.size.map(|size| UVec2::new(size.width as u32, size.height as u32)),
         settings: options.settings,
-    });
+    };
+    let mut dream = commands.spawn((dream, DreamInput::default()));
     if let Some(script) = &options.script {
         dream.insert(DreamScript(script.clone()));
     }

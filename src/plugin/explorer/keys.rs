@@ -1,8 +1,7 @@
-//! Keys and mouse to controls.
+//! What keys and mouse do beside walking.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use bevy::input::mouse::AccumulatedMouseMotion;
 use bevy::input_focus::InputFocus;
 use bevy::prelude::*;
 use bevy::window::{CursorGrabMode, CursorOptions, PrimaryWindow, WindowFocused};
@@ -11,18 +10,7 @@ use super::bar::PromptBar;
 use super::hud::Figures;
 use super::layout::Help;
 use super::presets;
-use crate::Controls;
-use crate::controls::EXTRA_DIM;
-use crate::plugin::{Dream, DreamControls};
-
-/// Degrees that the camera turns for a pixel of mouse movement.
-const DEGREES_PER_PIXEL: f32 = 0.12;
-
-/// Held for the controls that a recorded game has beyond walking.
-const EXTRA_KEYS: [KeyCode; EXTRA_DIM] = [KeyCode::KeyZ, KeyCode::KeyX, KeyCode::KeyC, KeyCode::KeyV];
-
-/// Degrees a tick that an arrow key turns the camera.
-const ARROW_DEGREES: f32 = 5.0;
+use crate::plugin::{Dream, DreamInput};
 
 const NUMBER_KEYS: [KeyCode; 9] = [
     KeyCode::Digit1,
@@ -72,35 +60,16 @@ pub(super) fn not_writing(focus: Res<InputFocus>, bar: Single<Entity, With<Promp
     focus.get() != Some(*bar)
 }
 
-pub(super) fn walk(
-    keys: Res<ButtonInput<KeyCode>>,
-    buttons: Res<ButtonInput<MouseButton>>,
-    motion: Res<AccumulatedMouseMotion>,
+/// Keys are letters while one writes, and the mouse is a pointer while it is free.
+pub(super) fn listen(
     cursor: Single<&CursorOptions, With<PrimaryWindow>>,
     focus: Res<InputFocus>,
     bar: Single<Entity, With<PromptBar>>,
-    mut controls: Single<&mut DreamControls>,
+    mut input: Single<&mut DreamInput>,
 ) {
-    let writing = focus.get() == Some(*bar);
-    let caught = cursor.grab_mode != CursorGrabMode::None && !writing;
-    let key = |key| !writing && keys.pressed(key);
-    let axis = |plus, minus| f32::from(i8::from(key(plus)) - i8::from(key(minus)));
-    let held = Controls {
-        forward: axis(KeyCode::KeyW, KeyCode::KeyS),
-        strafe: axis(KeyCode::KeyD, KeyCode::KeyA),
-        sprint: key(KeyCode::ShiftLeft) || key(KeyCode::ShiftRight),
-        jump: key(KeyCode::Space),
-        look: [
-            ARROW_DEGREES * axis(KeyCode::ArrowRight, KeyCode::ArrowLeft),
-            ARROW_DEGREES * axis(KeyCode::ArrowUp, KeyCode::ArrowDown),
-        ],
-        break_block: caught && buttons.pressed(MouseButton::Left),
-        place_block: caught && buttons.pressed(MouseButton::Right),
-        extra: EXTRA_KEYS.map(|extra| f32::from(u8::from(key(extra)))),
-    };
-    let turn = if caught { motion.delta * Vec2::new(DEGREES_PER_PIXEL, -DEGREES_PER_PIXEL) } else { Vec2::ZERO };
-    let turn = controls.turn + turn;
-    controls.set_if_neq(DreamControls { held, turn });
+    let keys = focus.get() != Some(*bar);
+    let mouse = keys && cursor.grab_mode != CursorGrabMode::None;
+    input.set_if_neq(DreamInput { keys, mouse });
 }
 
 /// Esc, or another window in front, frees the mouse.

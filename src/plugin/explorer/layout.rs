@@ -22,6 +22,7 @@ W A S D          walk       Shift  run       Space  jump
 arrows           look around
 mouse buttons    break (left) and place (right) a block
 Z X C V          what else a recorded game has
+gamepad          sticks, A jump, LB run, RT break, LT place
 Enter            write a prompt, apply it to this world
 Shift+Enter      start a new world with it
 1 to 9           preset prompts

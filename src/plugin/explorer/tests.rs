@@ -294,6 +294,7 @@ fn the_mouse_looks_only_while_it_is_caught() {
     assert_eq!(turned(&mut app), 0.0);
     let mut cursor = app.world_mut().query::<&mut CursorOptions>().single_mut(app.world_mut()).unwrap();
     cursor.grab_mode = CursorGrabMode::Locked;
+    app.update();
     assert!(turned(&mut app) > 0.0);
     press(&mut app, &[KeyCode::Escape]);
     assert_eq!(only::<CursorOptions>(&mut app).grab_mode, CursorGrabMode::None);
