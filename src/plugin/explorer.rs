@@ -11,6 +11,7 @@
 //! | 1 to 9 | preset prompts |
 //! | R | a new world of the same prompt |
 //! | a dropped file | a picture starts a new world, a saved world is gone on with |
+//! | Ctrl+V | starts a new world from a picture in the clipboard; in the prompt bar it pastes words |
 //! | Tab | the dream, the ground truth beside it, the ground truth |
 //! | P, full stop | pause, one chunk |
 //! | Backspace | held, goes back in time |
@@ -26,6 +27,7 @@ mod bar;
 mod hud;
 mod keys;
 mod layout;
+mod outside;
 mod shots;
 #[cfg(test)]
 mod tests;
@@ -146,6 +148,7 @@ impl Plugin for ExplorerPlugin {
             adjust::settings,
             adjust::filter,
             adjust::record,
+            outside::paste,
         );
         let pictures = (layout::fit, layout::aim, layout::show_screen, layout::tell_phase, layout::fade, truth::follow);
         app.init_resource::<truth::Shown>()
@@ -157,7 +160,7 @@ impl Plugin for ExplorerPlugin {
                 (
                     bar::keys,
                     keys.chain().run_if(keys::not_writing),
-                    adjust::drop_file,
+                    outside::drop,
                     keys::listen,
                     keys::let_go,
                     bar::visibility,

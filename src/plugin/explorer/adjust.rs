@@ -4,15 +4,11 @@ use std::path::{Path, PathBuf};
 
 use bevy::image::ImageSampler;
 use bevy::prelude::*;
-use bevy::window::FileDragAndDrop;
 
-use super::keys::new_seed;
 use super::layout::MessageLine;
-use super::truth::{Shown, Truth};
 use crate::model::Settings;
-use crate::plugin::{Dream, DreamLoad, DreamRecord, DreamRewind, DreamScreen, DreamStatus};
+use crate::plugin::{Dream, DreamRecord, DreamRewind, DreamScreen, DreamStatus};
 use crate::simulate::check_settings;
-use crate::video::load_image;
 
 /// How much context noise a key press adds or takes.
 const NOISE_STEP: f32 = 0.05;
@@ -92,33 +88,6 @@ pub(super) fn record(
 fn free_name(folder: &Path) -> PathBuf {
     let names = (1..).map(|number| folder.join(format!("dream-{number}.gif")));
     names.into_iter().find(|path| !path.exists()).unwrap_or_default()
-}
-
-/// A dropped picture starts a new world, a dropped save is gone on with.
-pub(super) fn drop_file(
-    mut drops: MessageReader<FileDragAndDrop>,
-    dream: Single<(Entity, &mut Dream)>,
-    mut truth: ResMut<Truth>,
-    mut shown: ResMut<Shown>,
-    mut message: Single<&mut Text, With<MessageLine>>,
-    mut commands: Commands,
-) {
-    let (entity, mut dream) = dream.into_inner();
-    for drop in drops.read() {
-        let FileDragAndDrop::DroppedFile { path_buf, .. } = drop else { continue };
-        if path_buf.extension().is_some_and(|extension| extension == "dream") {
-            truth.lose(&mut shown);
-            commands.trigger(DreamLoad { entity, path: path_buf.clone() });
-            continue;
-        }
-        match load_image(path_buf) {
-            Ok(picture) => {
-                dream.start = Some(picture.into());
-                dream.seed = new_seed();
-            }
-            Err(error) => message.0 = error.to_string(),
-        }
-    }
 }
 
 #[cfg(test)]

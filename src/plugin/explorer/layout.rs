@@ -28,6 +28,7 @@ Shift+Enter      start a new world with it
 1 to 9           preset prompts
 R                a new world of the same prompt
 drop a file      start from a picture, go on with a save
+Ctrl+V           start from a picture in the clipboard
 Tab              the ground truth beside it
 P   .            pause, one chunk
 Backspace        hold to go back in time

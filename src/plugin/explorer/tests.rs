@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use bevy::camera::NormalizedRenderTarget;
+use bevy::clipboard::ClipboardPlugin;
 use bevy::input::keyboard::{Key, KeyboardInput, NativeKey};
 use bevy::input::mouse::MouseMotion;
 use bevy::input::{ButtonState, InputPlugin};
@@ -32,6 +33,7 @@ fn app() -> App {
         ImagePlugin::default(),
         InputPlugin,
         WindowPlugin::default(),
+        ClipboardPlugin,
         DreamPlugin { loader },
         ExplorerPlugin,
     ))
@@ -272,6 +274,21 @@ fn a_dropped_picture_starts_a_world_and_anything_else_is_told() {
     drop(&mut app, "start.png");
     assert_eq!(only::<Dream>(&mut app).start.as_deref(), Some(&picture));
     until(&mut app, |app| only::<DreamStatus>(app).world == 2);
+}
+
+#[test]
+fn a_pasted_picture_starts_a_world_and_none_is_told() {
+    let mut app = app();
+    let before = only::<Dream>(&mut app);
+    // The machine of the test may have a clipboard, and anything in it.
+    let there = app.world_mut().resource_mut::<Clipboard>().fetch_image().is_ok();
+    press(&mut app, &[KeyCode::ControlLeft, KeyCode::KeyV]);
+    if there {
+        assert!(only::<Dream>(&mut app).start.is_some());
+    } else {
+        assert!(message(&mut app).contains("clipboard"), "{}", message(&mut app));
+        assert_eq!(only::<Dream>(&mut app), before);
+    }
 }
 
 #[test]
