@@ -1,10 +1,10 @@
-//! A world model of your own in a hundred lines: here an endless chequered plain instead of a network.
+//! A world model of your own in less than a hundred lines of code: here an endless chequered plain instead of a network.
 //!
 //! `cargo run --example custom_model`: the explorer, with all its keys, rewinding and saving included.
 
 use std::sync::Arc;
 
-use bevy_dream::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use bevy_dream::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, WorldModel};
 use bevy_dream::plugin::ModelLoader;
 use bevy_dream::plugin::explorer::{ExploreOptions, run_with};
 use bevy_dream::simulate::ControlScript;
@@ -66,8 +66,6 @@ impl Rollout for Walk {
         Ok(())
     }
 
-    fn set_settings(&mut self, _: Settings) {}
-
     fn observe(&mut self, _: &[Frame], _: &[Controls], _: &dyn NoiseSource) -> Result<()> {
         Err(Error::input("the plain does not start from pictures"))
     }
@@ -88,10 +86,6 @@ impl Rollout for Walk {
         Ok(())
     }
 
-    fn reconstruct(&mut self, frames: &[Frame], _: &[Controls]) -> Result<Vec<Frame>> {
-        Ok(frames.to_vec())
-    }
-
     fn state(&self) -> Result<RolloutState> {
         Ok([("walk".into(), Tensor::new(&self.past, &Device::Cpu)?)].into())
     }
@@ -101,10 +95,6 @@ impl Rollout for Walk {
         self.past = walk.ok_or_else(|| Error::input("this is no state of the plain"))?;
         self.next = self.past;
         Ok(())
-    }
-
-    fn times(&self) -> StageTimes {
-        StageTimes::default()
     }
 }
 

@@ -121,8 +121,8 @@ pub trait Rollout: Send {
     /// The prompt for the chunks to come. The past is kept.
     fn set_prompt(&mut self, prompt: &str) -> Result<()>;
 
-    /// The settings for the chunks to come.
-    fn set_settings(&mut self, settings: Settings);
+    /// The settings for the chunks to come; nothing to do for a model that has none.
+    fn set_settings(&mut self, _settings: Settings) {}
 
     /// Appends true frames to the past: a whole number of chunks with their controls, or one image
     /// (one frame, one control), which counts as a still chunk.
@@ -140,11 +140,13 @@ pub trait Rollout: Send {
 
     /// The frames as the video compression network alone gives them back, encoded and decoded from a fresh
     /// start: the bound on how well a dream can look. Takes what [`Rollout::observe`] takes and leaves the
-    /// world as it is.
+    /// world as it is. A model without such a network gives back what it gets.
     ///
     /// # Errors
     /// [`crate::Error::Input`] when a frame has another size or the counts do not fit.
-    fn reconstruct(&mut self, frames: &[Frame], controls: &[Controls]) -> Result<Vec<Frame>>;
+    fn reconstruct(&mut self, frames: &[Frame], _controls: &[Controls]) -> Result<Vec<Frame>> {
+        Ok(frames.to_vec())
+    }
 
     /// Everything that decides the future but settings and noise. Call after [`Rollout::commit`].
     fn state(&self) -> Result<RolloutState>;
@@ -155,6 +157,8 @@ pub trait Rollout: Send {
     /// [`crate::Error::Input`] when the state is not of this model and size.
     fn set_state(&mut self, state: &RolloutState) -> Result<()>;
 
-    /// Where the time of the last chunk went.
-    fn times(&self) -> StageTimes;
+    /// Where the time of the last chunk went; zero for stages that a model does not have or measure.
+    fn times(&self) -> StageTimes {
+        StageTimes::default()
+    }
 }

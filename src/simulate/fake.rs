@@ -185,10 +185,6 @@ impl Rollout for FakeRollout {
         Ok(())
     }
 
-    fn reconstruct(&mut self, frames: &[Frame], _controls: &[Controls]) -> Result<Vec<Frame>> {
-        Ok(frames.to_vec())
-    }
-
     fn state(&self) -> Result<RolloutState> {
         let memory = Tensor::from_slice(&self.memory, 5, &Device::Cpu)?;
         Ok(RolloutState::from([("memory".into(), memory)]))
