@@ -44,6 +44,8 @@ mod run;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "record")]
+mod upload;
 mod wish;
 
 use bevy::input::InputSystems;
@@ -53,6 +55,7 @@ use bevy::prelude::*;
 pub use component::{Dream, DreamControls, DreamPhase, DreamScreen, DreamScript, DreamStatus};
 pub use diagnostic::{
     COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, FORESEE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES, UPDATE_MS,
+    UPLOAD_MS,
 };
 pub use event::{
     DreamChunkShown, DreamError, DreamLoad, DreamMoved, DreamPromptApplied, DreamRecord, DreamRecorded, DreamRecovered,
@@ -102,5 +105,11 @@ impl Plugin for DreamPlugin {
             .add_observer(command::record)
             .add_observer(command::save)
             .add_observer(command::load);
+    }
+
+    // The renderer may be added after this plugin, and leaves for its thread after this.
+    #[cfg(feature = "record")]
+    fn finish(&self, app: &mut App) {
+        upload::measure(app);
     }
 }

@@ -24,8 +24,11 @@ pub const COMMIT_MS: DiagnosticPath = DiagnosticPath::const_new("dream/commit_ms
 pub const CONTROL_TO_FRAME_MS: DiagnosticPath = DiagnosticPath::const_new("dream/control_to_frame_ms");
 /// Frames that are made and wait to be shown.
 pub const QUEUED_FRAMES: DiagnosticPath = DiagnosticPath::const_new("dream/queued_frames");
-/// Milliseconds of an update that the plugin's systems take; the renderer's upload of the frames is not among them.
+/// Milliseconds of an update that the plugin's systems take.
 pub const UPDATE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/update_ms");
+/// Milliseconds of bringing frames, and what other images changed in the same update, to the graphics card: on the thread of
+/// Bevy's renderer, or in the update where it has none. Measured with the feature `record`, which brings the renderer.
+pub const UPLOAD_MS: DiagnosticPath = DiagnosticPath::const_new("dream/upload_ms");
 
 pub(super) fn register(app: &mut App) {
     for (path, suffix) in [
@@ -38,6 +41,7 @@ pub(super) fn register(app: &mut App) {
         (CONTROL_TO_FRAME_MS, "ms"),
         (QUEUED_FRAMES, ""),
         (UPDATE_MS, "ms"),
+        (UPLOAD_MS, "ms"),
     ] {
         app.register_diagnostic(Diagnostic::new(path).with_suffix(suffix).with_max_history_length(60));
     }

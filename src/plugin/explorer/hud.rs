@@ -5,7 +5,7 @@ use bevy::prelude::*;
 
 use crate::plugin::{
     COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, Dream, DreamStatus, FORESEE_MS, MODEL_FPS, NATIVE_FPS,
-    QUEUED_FRAMES, UPDATE_MS,
+    QUEUED_FRAMES, UPDATE_MS, UPLOAD_MS,
 };
 
 /// The text with the figures.
@@ -28,7 +28,7 @@ pub(super) fn write(
     text.0 = format!(
         "{:.1} native frames a second (the model alone {:.1})\n\
          foresee {:.0} ms  denoise {:.0} ms  decode {:.0} ms  commit {:.0} ms\n\
-         control to frame {:.0} ms  queue {:.0}  update {:.2} ms\n\
+         control to frame {:.0} ms  queue {:.0}  update {:.2} ms  upload {:.2} ms\n\
          {steps} steps  context noise {noise:.2}{}{}\n\
          {} {}x{}  seed {}  tick {}\n\
          {}",
@@ -41,6 +41,7 @@ pub(super) fn write(
         average(&CONTROL_TO_FRAME_MS),
         average(&QUEUED_FRAMES),
         average(&UPDATE_MS),
+        average(&UPLOAD_MS),
         if dream.paused { "  paused" } else { "" },
         if status.recording { "  recording" } else { "" },
         status.model,
