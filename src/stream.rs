@@ -41,7 +41,7 @@ pub use input::Input;
 pub use playout::{ChunkInfo, TimedFrame};
 
 use crate::model::{ModelInfo, Settings, WorldModel};
-use crate::simulate::{ControlScript, SessionOptions};
+use crate::simulate::{ControlScript, SessionOptions, TimelineOptions};
 use crate::{Error, FrameSize, Result};
 use playout::Playout;
 use worker::{Command, Worker};
@@ -60,6 +60,8 @@ pub struct StreamOptions {
     pub world: SessionOptions,
     /// Worker threads of the model; all cores when `None`.
     pub threads: Option<usize>,
+    /// How much of each world's past is kept.
+    pub past: TimelineOptions,
     /// Controls and prompts of the first world that play instead of the player's until their last tick.
     pub script: Option<ControlScript>,
     /// Called when there is something new.
@@ -158,6 +160,7 @@ impl Stream {
             input: Arc::clone(&input),
             world: Arc::clone(&world),
             script: options.script,
+            past: options.past,
             wake: options.wake,
             films: Arc::downgrade(&films),
         };

@@ -8,12 +8,12 @@ use bevy::asset::RenderAssetUsages;
 use bevy::prelude::*;
 
 use crate::model::Settings;
-use crate::simulate::ControlScript;
+use crate::simulate::{ControlScript, TimelineOptions};
 use crate::{Controls, Frame, FrameSize};
 
 /// A dreamed world as it is wanted. Change a field and the world follows; despawn it and the world ends.
 ///
-/// A new `model` or `threads` loads anew, a new `seed`, `size` or `start` starts a new world, a new `prompt` alone goes on
+/// A new `model`, `threads` or `past` loads anew, a new `seed`, `size` or `start` starts a new world, a new `prompt` alone goes on
 /// in the present one. After a failure any change starts a new world. A value that cannot be used is told by
 /// [`DreamError`](super::DreamError) and put back.
 #[derive(Component, Clone, Debug, Default, PartialEq, Reflect)]
@@ -32,6 +32,8 @@ pub struct Dream {
     pub paused: bool,
     /// Worker threads of the model; all cores when `None`. Several worlds at once are faster with a few each.
     pub threads: Option<usize>,
+    /// How much of the past is kept to go back to, which bounds the memory it takes.
+    pub past: TimelineOptions,
     /// Frame size in pixels; the model's own when `None`.
     pub size: Option<UVec2>,
     /// Settings; those the model is shipped with when `None`.

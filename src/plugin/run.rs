@@ -240,7 +240,8 @@ pub(super) fn show(
 impl Running {
     fn start(dream: &Dream, script: Option<ControlScript>, loader: ModelLoader, wake: Option<Wake>) -> Result<Self> {
         let folder = dream.model.clone();
-        let options = StreamOptions { world: session_options(dream), threads: dream.threads, script, wake };
+        let options =
+            StreamOptions { world: session_options(dream), threads: dream.threads, past: dream.past, script, wake };
         let stream = Stream::start(move || loader.load(&folder), options)?;
         if dream.paused {
             stream.pause(true)?;
@@ -260,7 +261,10 @@ impl Running {
     /// Whether `dream` cannot be had from this thread.
     fn needs_new_thread(&self, dream: &Dream) -> bool {
         let asked = self.wishes.last();
-        self.stream.is_finished() || asked.model != dream.model || asked.threads != dream.threads
+        self.stream.is_finished()
+            || asked.model != dream.model
+            || asked.threads != dream.threads
+            || asked.past != dream.past
     }
 
     fn follow(&mut self, dream: &Dream, status: &mut DreamStatus) -> Result<()> {

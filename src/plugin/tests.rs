@@ -8,6 +8,7 @@ use super::testing::{test_app_with, update_until};
 use super::*;
 use crate::controls::MAX_LOOK;
 use crate::model::{ModelInfo, Rollout, Settings, WorldModel};
+use crate::simulate::TimelineOptions;
 use crate::simulate::fake::{FakeModel, Fault};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -177,6 +178,36 @@ fn a_paused_world_stands_still_and_goes_on_chunk_by_chunk() {
 }
 
 #[test]
+fn the_game_says_how_much_of_the_past_is_kept() {
+    let (mut app, _) = app(FakeModel::fast());
+    let entity = spawn(&mut app);
+    let past = TimelineOptions { chunks: 4, instant: 1, branches: 0 };
+    change(&mut app, entity, |dream| dream.past = past);
+    until_tick(&mut app, entity, 200);
+    app.world_mut().trigger(DreamRewind { entity, time: Duration::from_secs(9) });
+    until_heard(&mut app, "moved to");
+    let moved = app.world().resource::<Heard>().0.iter().find(|line| line.starts_with("moved")).cloned().unwrap();
+    assert!(!moved.starts_with("moved to 0 "), "the beginning is forgotten: {moved}");
+}
+
+#[test]
+fn a_slow_model_holds_no_update_up() {
+    let (mut app, _) = app(FakeModel { delay: Duration::from_millis(200), ..FakeModel::fast() });
+    let dream = spawn(&mut app);
+    until_tick(&mut app, dream, 2);
+    let mut updates = 0;
+    for _ in 0..3 {
+        let chunk = status(&app, dream).tick + 2;
+        update_until(&mut app, |world| {
+            updates += 1;
+            (world.get::<DreamStatus>(dream)?.tick >= chunk).then_some(())
+        });
+    }
+    assert!(updates > 30, "{updates} updates in the time of three chunks");
+    assert_eq!(status(&app, dream).phase, DreamPhase::Running);
+}
+
+#[test]
 fn what_is_refused_is_told_and_put_back() {
     let (mut app, _) = app(FakeModel::fast());
     let dream = spawn(&mut app);
@@ -256,8 +287,16 @@ fn a_thread_that_died_is_told_and_another_can_be_had() {
 fn what_a_scene_or_an_inspector_may_show_is_reflected() {
     let (app, _) = app(FakeModel::fast());
     let types = app.world().resource::<AppTypeRegistry>().read();
-    for name in ["Dream", "DreamControls", "DreamScreen", "DreamStatus", "DreamPhase", "DreamChunkShown", "DreamError"]
-    {
+    for name in [
+        "Dream",
+        "DreamControls",
+        "DreamInput",
+        "DreamScreen",
+        "DreamStatus",
+        "DreamPhase",
+        "DreamChunkShown",
+        "DreamError",
+    ] {
         assert!(types.get_with_short_type_path(name).is_some(), "{name}");
     }
 }

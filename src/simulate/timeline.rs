@@ -18,7 +18,8 @@ use crate::{Controls, Error, Frame, Result};
 const KEYFRAME: u64 = 64;
 
 /// How much of the past is kept.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "bevy", derive(bevy::prelude::Reflect))]
 pub struct TimelineOptions {
     /// Chunks that one can go back.
     pub chunks: usize,

@@ -11,7 +11,7 @@ use super::playout::TimedChunk;
 use super::worker::{Command, Dreaming, guarded};
 use super::{ChunkInfo, Event};
 use crate::model::StageTimes;
-use crate::simulate::{Session, SessionOptions, Snapshot, Timeline, TimelineOptions};
+use crate::simulate::{Session, SessionOptions, Snapshot, Timeline};
 use crate::{Error, Result};
 
 impl Dreaming {
@@ -109,7 +109,7 @@ impl Dreaming {
                 self.target = None;
                 // A world that is held shows at least how it begins.
                 self.owed = u32::from(self.paused);
-                self.world = Some(Timeline::new(session, TimelineOptions::default()));
+                self.world = Some(Timeline::new(session, self.worker.past));
                 self.worker.tell(Event::Started { world, seed, prompt, size });
             }
             Err(error) if self.world.is_some() => self.worker.tell(Event::Rejected(error.to_string())),

@@ -17,7 +17,7 @@ use super::playout::TimedChunk;
 use super::{ChunkInfo, Event, Input, Wake};
 use crate::kernel::{MAX_THREADS, ThreadPool};
 use crate::model::{Settings, WorldModel};
-use crate::simulate::{ControlScript, SessionOptions, Timeline};
+use crate::simulate::{ControlScript, SessionOptions, Timeline, TimelineOptions};
 use crate::{Controls, Error, Frame, Result};
 
 /// What the model thread is told.
@@ -49,6 +49,7 @@ pub(super) struct Worker {
     /// The world whose frames may be shown.
     pub world: Arc<AtomicU64>,
     pub script: Option<ControlScript>,
+    pub past: TimelineOptions,
     pub wake: Option<Wake>,
     /// Held by every recording that is not written yet.
     pub films: Weak<()>,
