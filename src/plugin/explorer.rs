@@ -7,7 +7,7 @@
 //! | arrow keys | look around without a mouse |
 //! | left, right mouse button | break, place a block |
 //! | a gamepad | walks and looks as [`DreamInput`] says |
-//! | Enter | opens the prompt bar; there it applies the prompt to this world, Shift+Enter starts a new one, up and down bring earlier prompts |
+//! | Enter | opens the prompt bar; there it applies the prompt to this world, Shift+Enter starts a new one, from a seed where a number is written; up and down bring earlier prompts |
 //! | 1 to 9 | preset prompts |
 //! | R | a new world of the same prompt |
 //! | a dropped file | a picture starts a new world, a saved world is gone on with |
@@ -160,7 +160,7 @@ impl Plugin for ExplorerPlugin {
                 (
                     bar::keys,
                     keys.chain().run_if(keys::not_writing),
-                    outside::drop,
+                    outside::drop_file,
                     keys::listen,
                     keys::let_go,
                     bar::visibility,
@@ -185,11 +185,10 @@ fn spawn_dream(mut commands: Commands, explored: Res<Explored>) {
         model: options.model_dir.clone(),
         prompt: options.first_prompt(),
         seed: options.seed,
-        start: None,
-        paused: false,
         threads: options.threads,
         size: options.size.map(|size| UVec2::new(size.width as u32, size.height as u32)),
         settings: options.settings,
+        ..default()
     };
     let mut dream = commands.spawn((dream, DreamInput::default()));
     if let Some(script) = &options.script {

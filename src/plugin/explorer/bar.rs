@@ -75,8 +75,8 @@ fn write(text: &mut EditableText, prompt: &str) {
     text.queue_edit(TextEdit::SelectAll);
 }
 
-/// Enter opens the bar and applies what is written, Shift+Enter starts a new world with it, Esc leaves the bar; up and down
-/// bring earlier prompts.
+/// Enter opens the bar and applies what is written, Shift+Enter starts a new world with it, or from a seed if it is a number;
+/// Esc leaves the bar; up and down bring earlier prompts.
 pub(super) fn keys(
     bar: Single<(Entity, &mut EditableText), With<PromptBar>>,
     mut dream: Single<&mut Dream>,
@@ -93,14 +93,18 @@ pub(super) fn keys(
         write(&mut text, &dream.prompt);
         focus.set(entity, FocusCause::Navigated);
     } else if enter && !text.is_composing() {
-        let prompt = text.value().to_string();
-        match check_prompt(&prompt) {
+        let written = text.value().to_string();
+        let new_world = keys.any_pressed([KeyCode::ShiftLeft, KeyCode::ShiftRight]);
+        let seed = written.trim().parse().ok().filter(|_| new_world);
+        match check_prompt(&written) {
             Ok(()) => {
-                history.push(&prompt);
-                dream.prompt = prompt;
-                if keys.any_pressed([KeyCode::ShiftLeft, KeyCode::ShiftRight]) {
-                    dream.seed = new_seed();
+                if new_world {
+                    dream.seed = seed.unwrap_or_else(new_seed);
                     dream.start = None;
+                }
+                if seed.is_none() {
+                    history.push(&written);
+                    dream.prompt = written;
                 }
                 focus.clear();
             }

@@ -24,7 +24,7 @@ mouse buttons    break (left) and place (right) a block
 Z X C V          what else a recorded game has
 gamepad          sticks, A jump, LB run, RT break, LT place
 Enter            write a prompt, apply it to this world
-Shift+Enter      start a new world with it
+Shift+Enter      start a new world with it, or from a seed
 1 to 9           preset prompts
 R                a new world of the same prompt
 drop a file      start from a picture, go on with a save

@@ -12,7 +12,7 @@ use crate::video::load_image;
 use crate::{Frame, FrameSize};
 
 /// A dropped picture starts a new world, a dropped save is gone on with.
-pub(super) fn drop(
+pub(super) fn drop_file(
     mut drops: MessageReader<FileDragAndDrop>,
     dream: Single<(Entity, &mut Dream)>,
     mut truth: ResMut<Truth>,

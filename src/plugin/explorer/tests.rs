@@ -129,6 +129,20 @@ fn the_bar_applies_a_prompt_and_does_not_walk() {
 }
 
 #[test]
+fn a_number_in_the_bar_is_the_seed_of_a_new_world() {
+    let mut app = app();
+    press(&mut app, &[KeyCode::Enter]);
+    type_prompt(&mut app, "a forest");
+    press(&mut app, &[KeyCode::Enter]);
+    let before = only::<Dream>(&mut app);
+    press(&mut app, &[KeyCode::Enter]);
+    type_prompt(&mut app, "500123");
+    press(&mut app, &[KeyCode::ShiftLeft, KeyCode::Enter]);
+    assert_eq!(only::<Dream>(&mut app), Dream { seed: 500_123, ..before });
+    until(&mut app, |app| only::<DreamStatus>(app).world == 2);
+}
+
+#[test]
 fn a_bad_prompt_is_told_and_can_be_mended_or_left() {
     let mut app = app();
     let before = only::<Dream>(&mut app);
