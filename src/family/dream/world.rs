@@ -118,7 +118,7 @@ impl World {
     /// The latents `[tokens, latent]` of true frames, without remembering them.
     ///
     /// # Errors
-    /// As of [`Rollout::observe`].
+    /// As of [`Rollout::observe`](crate::model::Rollout::observe).
     pub fn encode(&self, frames: &[Frame], controls: &[Controls]) -> Result<Vec<Tensor>> {
         let per_chunk = self.networks.config.frames_per_chunk;
         if frames.is_empty() || frames.len() != controls.len() || !frames.len().is_multiple_of(per_chunk) {
