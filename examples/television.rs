@@ -36,9 +36,9 @@ fn room(mut commands: Commands, mut meshes: ResMut<Assets<Mesh>>, mut materials:
         let material = StandardMaterial { base_color: colour, perceptual_roughness: 0.8, ..default() };
         commands.spawn((Mesh3d(meshes.add(mesh)), MeshMaterial3d(materials.add(material)), place));
     };
-    let floor = Plane3d::new(Vec3::Y, Vec2::splat(4.0)).into();
+    let floor = Plane3d::new(Vec3::Y, Vec2::splat(6.0)).into();
     spawn(floor, Color::srgb(0.45, 0.3, 0.2), Transform::default());
-    let wall = || Plane3d::new(Vec3::Z, Vec2::new(4.0, 2.0)).into();
+    let wall = || Plane3d::new(Vec3::Z, Vec2::new(6.0, 2.0)).into();
     spawn(wall(), Color::srgb(0.45, 0.5, 0.5), Transform::from_xyz(0.0, 2.0, -1.4));
     let left = Transform::from_xyz(-3.0, 2.0, 0.0).with_rotation(Quat::from_rotation_y(FRAC_PI_2));
     spawn(wall(), Color::srgb(0.55, 0.45, 0.35), left);
