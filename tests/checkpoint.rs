@@ -55,6 +55,12 @@ fn hostile_headers_are_refused() {
         let bytes = [&u64::to_le_bytes(length)[..], b"{}"].concat();
         assert!(refused("x.safetensors", &bytes).contains(&format!("its header would be {length} bytes")));
     }
+    // Sizes whose sum is no number any more.
+    let most = (1u64 << 61) - 1;
+    let claim =
+        |i: u64| format!(r#""{i}":{{"dtype":"U8","shape":[{most}],"data_offsets":[{},{}]}}"#, i * most, (i + 1) * most);
+    let header = format!("{{{}}}", (0..8).map(claim).collect::<Vec<_>>().join(","));
+    assert!(refused("x.safetensors", &safetensors(&header, 16)).contains("promises"));
     let deep = "[".repeat(100_000);
     refused("x.safetensors", &safetensors(&format!(r#"{{"a":{deep}"#), 0));
 }

@@ -323,10 +323,14 @@ fn read_header(file: &File, size: u64) -> Result<Header, String> {
             return Err(format!("'{}' {what}", shown(name)));
         }
         end += entry.bytes;
+        // A sum of what follows could be too large for a number.
+        if end > size {
+            break;
+        }
         entry.start += 8 + length;
     }
-    if 8 + length + end != size {
-        return Err(format!("the header promises {} bytes, the file has {size}", 8 + length + end));
+    if size.checked_sub(8 + length) != Some(end) {
+        return Err(format!("the header promises {end} bytes of numbers, the file has {}", size - 8 - length));
     }
     Ok(header)
 }
