@@ -284,6 +284,6 @@ fn asks_for_exactly_the_published_layout() {
     assert_eq!(config.dit.layout(), layout["dit"]);
     assert_eq!(config.vae.layout(), layout["vae"]);
     // 118 GFLOP a pass, and 7.8 times fewer passes than the reference makes.
-    let pass = config.dit.flop(31) as f64 * 1e-9;
+    let pass = config.dit.flop(31) * 1e-9;
     assert!((pass - 118.0).abs() < 2.0, "{pass}");
 }

@@ -51,8 +51,8 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             let parameters = files.dit.parameters() + files.vae.parameters();
             Some(Facts {
                 parameters,
-                bytes: files.config.precision.bytes(parameters) + 4 * files.config.dit.memory(),
-                gflop_per_frame: files.config.flop_per_frame(files.config.ddim_steps.0) as f64 * 1e-9,
+                bytes: files.config.precision.bytes(parameters) + (4.0 * files.config.dit.memory()) as u64,
+                gflop_per_frame: files.config.flop_per_frame(files.config.ddim_steps.0) * 1e-9,
                 fps: oasis::FPS,
                 notice: Some(oasis::NOTICE),
             })
@@ -66,11 +66,11 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             let tokens = height * width / (config.side() * config.side());
             let steps = config.sampler.denoising_step_list.len();
             let flop = config.flop_per_block(steps, height, width)
-                / (config.sampler.num_frame_per_block * wan::FRAMES_PER_LATENT) as u64;
+                / (config.sampler.num_frame_per_block * wan::FRAMES_PER_LATENT) as f64;
             Some(Facts {
                 parameters,
-                bytes: config.precision.bytes(parameters) + 4 * config.memory_len(tokens),
-                gflop_per_frame: flop as f64 * 1e-9,
+                bytes: config.precision.bytes(parameters) + (4.0 * config.memory_len(tokens)) as u64,
+                gflop_per_frame: flop * 1e-9,
                 fps: wan::FPS,
                 notice: Some(wan::NOTICE),
             })
@@ -82,11 +82,11 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             let codec = files.codec.as_ref().map_or(0, Index::parameters);
             let parameters = files.dit.parameters() + codec;
             let steps = config.scheduler_sigmas.len() - 1;
-            let flop = config.flop_per_latent(steps) / config.temporal_compression as u64;
+            let flop = config.flop_per_latent(steps) / config.temporal_compression as f64;
             Some(Facts {
                 parameters,
-                bytes: config.precision.bytes(parameters) + 4 * config.memory_len(),
-                gflop_per_frame: flop as f64 * 1e-9,
+                bytes: config.precision.bytes(parameters) + (4.0 * config.memory_len()) as u64,
+                gflop_per_frame: flop * 1e-9,
                 fps: config.inference_fps,
                 notice: Some(waypoint::NOTICE),
             })

@@ -202,7 +202,7 @@ impl WorldModel for Oasis {
     }
 
     fn gflop_per_chunk(&self, _size: FrameSize, settings: Settings) -> f64 {
-        self.networks.config.flop_per_frame(settings.steps) as f64 * 1e-9
+        self.networks.config.flop_per_frame(settings.steps) * 1e-9
     }
 
     fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>> {
@@ -218,14 +218,14 @@ impl WorldModel for Oasis {
 
 impl Config {
     /// Operations of one frame of a world with a full memory.
-    pub fn flop_per_frame(&self, steps: usize) -> u64 {
+    pub fn flop_per_frame(&self, steps: usize) -> f64 {
         let past = self.dit.max_frames - 1;
-        let seen: u64 = (0..past).map(|i| self.dit.flop(i)).sum();
-        let denoise = steps as u64 * self.dit.flop(past);
+        let seen: f64 = (0..past).map(|i| self.dit.flop(i)).sum();
+        let denoise = steps as f64 * self.dit.flop(past);
         let look_back = match self.context {
             Context::Exact => seen,
             Context::Streaming => self.dit.flop(past),
-            Context::Recompute => steps as u64 * seen,
+            Context::Recompute => steps as f64 * seen,
         };
         denoise + look_back + self.vae.decode_flop()
     }

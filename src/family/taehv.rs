@@ -25,7 +25,7 @@ const STAGES: usize = 3;
 /// Layers of the longest decoder.
 const MAX_LAYERS: i64 = 64;
 /// Operations of the published decoders for one cell of a latent.
-pub const DECODE_FLOP: u64 = 90_000_000;
+pub const DECODE_FLOP: f64 = 9e7;
 /// A larger patch is a mistake.
 const MAX_PATCH: usize = 16;
 

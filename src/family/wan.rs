@@ -175,10 +175,10 @@ impl Wan {
 
 impl Config {
     /// Operations of one block of latents of `height` x `width` of a world with a full memory, decoded.
-    pub fn flop_per_block(&self, steps: usize, height: usize, width: usize) -> u64 {
+    pub fn flop_per_block(&self, steps: usize, height: usize, width: usize) -> f64 {
         let cells = height * width;
         let pass = self.flop(cells / (self.side() * self.side()));
-        (steps as u64 + 1) * pass + DECODE_FLOP * (cells * self.sampler.num_frame_per_block) as u64
+        (steps + 1) as f64 * pass + DECODE_FLOP * (cells * self.sampler.num_frame_per_block) as f64
     }
 }
 
@@ -189,7 +189,7 @@ impl WorldModel for Wan {
 
     fn gflop_per_chunk(&self, size: FrameSize, settings: Settings) -> f64 {
         let (height, width) = (size.height / self.scale, size.width / self.scale);
-        self.networks.config.flop_per_block(settings.steps, height, width) as f64 * 1e-9
+        self.networks.config.flop_per_block(settings.steps, height, width) * 1e-9
     }
 
     fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>> {

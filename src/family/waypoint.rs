@@ -162,9 +162,9 @@ impl Waypoint {
 
 impl Config {
     /// Operations of one latent of a world with a full memory, decoded.
-    pub fn flop_per_latent(&self, steps: usize) -> u64 {
+    pub fn flop_per_latent(&self, steps: usize) -> f64 {
         let [_, height, width] = self.latent();
-        (steps as u64 + 1) * self.flop() + DECODE_FLOP * (height * width) as u64
+        (steps + 1) as f64 * self.flop() + DECODE_FLOP * (height * width) as f64
     }
 }
 
@@ -174,7 +174,7 @@ impl WorldModel for Waypoint {
     }
 
     fn gflop_per_chunk(&self, _size: FrameSize, settings: Settings) -> f64 {
-        self.networks.config.flop_per_latent(settings.steps) as f64 * 1e-9
+        self.networks.config.flop_per_latent(settings.steps) * 1e-9
     }
 
     fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>> {

@@ -6,6 +6,8 @@ use crate::checkpoint::Precision;
 
 /// A larger network is a mistake.
 const MOST: usize = 1 << 14;
+/// A larger picture is a mistake.
+const MOST_CELLS: usize = 1 << 16;
 
 /// `config.json`. The published checkpoint has none: it is the default.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -158,6 +160,10 @@ impl Config {
                 return Err(format!("{name} is {value}, not 1 to {MOST}"));
             }
         }
+        // Tables of places grow with them, whatever the weights are.
+        if dit.input_h * dit.input_w > MOST_CELLS {
+            return Err(format!("dit.input_h x dit.input_w is more than {MOST_CELLS}"));
+        }
         for (name, ratio) in [("dit.mlp_ratio", dit.mlp_ratio), ("vae.mlp_ratio", vae.mlp_ratio)] {
             if !(0.1..=64.0).contains(&ratio) {
                 return Err(format!("{name} is {ratio}, not 0.1 to 64"));
@@ -216,16 +222,17 @@ impl DitConfig {
     }
 
     /// Numbers that are kept of a full window of frames.
-    pub fn memory(&self) -> u64 {
-        (self.max_frames - 1) as u64 * (2 * self.depth * self.tokens() * self.hidden_size) as u64
+    pub fn memory(&self) -> f64 {
+        (self.max_frames - 1) as f64 * (2 * self.depth * self.tokens()) as f64 * self.hidden_size as f64
     }
 
     /// Operations (a multiplication and an addition are two) of one pass over a frame with `past` frames before it.
-    pub fn flop(&self, past: usize) -> u64 {
-        let (tokens, width) = (self.tokens() as u64, self.hidden_size as u64);
-        let layers = 4 * width * width + 2 * width * self.mlp() as u64;
-        let attention = 2 * width * tokens + 2 * width * (past as u64 + 1);
-        self.depth as u64 * 2 * tokens * (2 * layers + attention) + 4 * tokens * width * self.patch() as u64
+    pub fn flop(&self, past: usize) -> f64 {
+        let (tokens, width) = (self.tokens() as f64, self.hidden_size as f64);
+        let layers = 4.0 * width * width + 2.0 * width * self.mlp() as f64;
+        let attention = 2.0 * width * tokens + 2.0 * width * (past + 1) as f64;
+        let head_and_tail = 4.0 * tokens * width * self.patch() as f64;
+        self.depth as f64 * 2.0 * tokens * (2.0 * layers + attention) + head_and_tail
     }
 }
 
@@ -246,10 +253,10 @@ impl VaeConfig {
     }
 
     /// Operations of decoding a frame.
-    pub fn decode_flop(&self) -> u64 {
-        let (tokens, width) = (self.tokens() as u64, self.dec_dim as u64);
-        let layers = 4 * width * width + 2 * width * mlp(self.dec_dim, self.mlp_ratio) as u64;
-        2 * tokens * (self.dec_depth as u64 * (layers + 2 * width * tokens) + width * self.pixels() as u64)
+    pub fn decode_flop(&self) -> f64 {
+        let (tokens, width) = (self.tokens() as f64, self.dec_dim as f64);
+        let layers = 4.0 * width * width + 2.0 * width * mlp(self.dec_dim, self.mlp_ratio) as f64;
+        2.0 * tokens * (self.dec_depth as f64 * (layers + 2.0 * width * tokens) + width * self.pixels() as f64)
     }
 }
 

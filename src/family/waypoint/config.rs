@@ -7,6 +7,8 @@ use crate::checkpoint::Precision;
 
 /// A larger network is a mistake.
 const MOST: usize = 1 << 14;
+/// A larger picture is a mistake.
+const MOST_TOKENS: usize = 1 << 16;
 
 /// The published keys that decide shapes and numbers; others are of no account here.
 #[derive(Clone, Debug, Deserialize)]
@@ -106,6 +108,10 @@ impl Config {
                 return Err(format!("{name} is {value}, not 1 to {MOST}"));
             }
         }
+        // Tables of places grow with them, whatever the weights are.
+        if self.tokens() > MOST_TOKENS {
+            return Err(format!("height x width is more than {MOST_TOKENS}"));
+        }
         if !self.n_heads.is_multiple_of(self.kv_heads()) {
             return Err(format!("n_heads {} is not a multiple of n_kv_heads {}", self.n_heads, self.kv_heads()));
         }
@@ -188,21 +194,22 @@ impl Config {
     }
 
     /// Numbers that are kept of a full memory, once as they are and once packed for the products.
-    pub fn memory_len(&self) -> u64 {
+    pub fn memory_len(&self) -> f64 {
         let frames: usize = (0..self.n_layers).map(|layer| self.memory(layer).0).sum();
-        (2 * frames * self.tokens() * 2 * self.kv_heads() * self.head_dim()) as u64
+        4.0 * (frames * self.tokens()) as f64 * (self.kv_heads() * self.head_dim()) as f64
     }
 
     /// Operations (a multiplication and an addition are two) of one pass over a frame of a world with a full memory.
-    pub fn flop(&self) -> u64 {
-        let (tokens, width, kv) = (self.tokens(), self.d_model, self.kv_heads() * self.head_dim());
+    pub fn flop(&self) -> f64 {
+        let kv = (self.kv_heads() * self.head_dim()) as f64;
+        let (tokens, width) = (self.tokens() as f64, self.d_model as f64);
         let layer = |layer: usize| {
-            let weights = 2 * width * (width + kv) + 2 * width * width * self.mlp_ratio;
-            let controls = if self.sees_controls(layer) { 2 * width * width } else { 0 };
-            let seen = (self.memory(layer).0 + 1) * tokens;
-            2 * tokens * (weights + controls + 2 * width * seen)
+            let weights = 2.0 * width * (width + kv) + 2.0 * width * width * self.mlp_ratio as f64;
+            let controls = if self.sees_controls(layer) { 2.0 * width * width } else { 0.0 };
+            let seen = (self.memory(layer).0 + 1) as f64 * tokens;
+            2.0 * tokens * (weights + controls + 2.0 * width * seen)
         };
-        ((0..self.n_layers).map(layer).sum::<usize>() + 4 * tokens * width * self.patch_len()) as u64
+        (0..self.n_layers).map(layer).sum::<f64>() + 4.0 * tokens * width * self.patch_len() as f64
     }
 }
 
@@ -257,7 +264,7 @@ mod tests {
             (config.tokens(), config.latent(), config.memory(3), config.memory(4)),
             (512, [32, 32, 64], (16, 8), (16, 1))
         );
-        let pass = config.flop() as f64 * 1e-12;
+        let pass = config.flop() * 1e-12;
         assert!((pass - 2.08).abs() < 0.05, "{pass}");
         for (part, other, reason) in [
             ("n_heads: 32", "n_heads: 24", "n_heads 24 is not a multiple"),
