@@ -10,6 +10,7 @@ mod wan;
 mod waypoint;
 
 use std::path::Path;
+use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use serde::Serialize;
@@ -31,16 +32,26 @@ pub struct Stage {
     pub error: f32,
     /// The largest error that passes.
     pub tolerance: f32,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 impl Stage {
     fn new(name: &'static str, tolerance: f32) -> Self {
-        Self { name, error: 0.0, tolerance }
+        Self { name, error: 0.0, tolerance, seconds: 0.0 }
     }
 
     /// Whether it agrees with the reference.
     pub fn passed(&self) -> bool {
         self.error <= self.tolerance
+    }
+
+    /// Does a part of what this stage computes.
+    fn time<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.seconds += start.elapsed().as_secs_f64();
+        result
     }
 
     /// Counts one more result of this stage.

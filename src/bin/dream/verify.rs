@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use bevy_dream::family::verify::{Stage, verify};
+use bevy_dream::kernel::ThreadPool;
 use bevy_dream::{Error, Result};
 
+use crate::args::cores;
 use crate::output::say;
 
 /// Compare a model with what its reference implementation computed, stage by stage
@@ -12,6 +14,9 @@ use crate::output::say;
 pub struct Args {
     /// A folder with a model and case.safetensors
     folder: PathBuf,
+    /// Worker threads of the model [default: the cores, at most 4]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -19,12 +24,13 @@ pub struct Args {
 
 /// Runs the command; an error beyond its gate is an error.
 pub fn run(args: &Args) -> Result<()> {
-    let stages = verify(&args.folder)?;
+    let pool = ThreadPool::new(args.threads.unwrap_or_else(cores))?;
+    let stages = pool.install(|| verify(&args.folder))?;
     if args.json {
         say(serde_json::to_string(&stages).map_err(|e| Error::input(e.to_string()))?)?;
     } else {
-        for Stage { name, error, tolerance } in &stages {
-            say(format!("{name:<24} off by {error:.1e}, at most {tolerance:.0e} allowed"))?;
+        for Stage { name, error, tolerance, seconds } in &stages {
+            say(format!("{name:<24} off by {error:.1e}, at most {tolerance:.0e} allowed, in {seconds:.3} s"))?;
         }
     }
     match stages.iter().find(|stage| !stage.passed()) {

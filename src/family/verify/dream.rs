@@ -74,11 +74,14 @@ impl Fixture {
             world.set_text(self.at("text", chunk)?)?;
             let context_noise = self.at("context_eps", chunk)?;
             if chunk < self.seen {
-                let latent = world.encode_cells(&self.cells("frames", chunk)?, &controls)?;
+                let cells = self.cells("frames", chunk)?;
+                let latent = encoding.time(|| world.encode_cells(&cells, &controls))?;
                 encoding.compare(&latent, &self.at("encoded", chunk)?)?;
                 world.observe_latent(latent, &controls, &context_noise)?;
             } else {
                 let (latent, cells) = world.step_from(&controls, &self.at("noise", chunk)?)?;
+                denoising.seconds += world.times().denoise.as_secs_f64();
+                decoding.seconds += world.times().decode.as_secs_f64();
                 denoising.compare(&latent, &self.at("latents", chunk)?)?;
                 decoding.compare(&cells, &self.cells("decoded", chunk)?)?;
                 world.commit_with(&context_noise)?;
@@ -86,7 +89,7 @@ impl Fixture {
         }
         let mut world = self.world()?;
         for chunk in 0..self.from_nothing {
-            let (latent, _) = self.dream(&mut world, chunk)?;
+            let (latent, _) = alone.time(|| self.dream(&mut world, chunk))?;
             alone.compare(&latent, &self.at("latents_no_past", chunk)?)?;
         }
         Ok(vec![encoding, denoising, decoding, alone])

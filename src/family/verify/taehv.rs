@@ -35,16 +35,17 @@ pub fn stages(folder: &Path, device: &Device) -> Result<Vec<Stage>> {
         latents.extend(model.encode_end(memory)?);
         Ok(Tensor::stack(&latents, 0)?)
     };
-    let stage = |name, tolerance, ours: Tensor, expected: &Tensor| -> Result<Stage> {
+    let stage = |name, tolerance, run: &dyn Fn() -> Result<Tensor>, expected: &Tensor| -> Result<Stage> {
         let mut stage = Stage::new(name, tolerance);
+        let ours = stage.time(run)?;
         stage.compare(&ours, expected)?;
         Ok(stage)
     };
     Ok(vec![
-        stage("decoding", PASS, model.decode(&latents)?, &frames)?,
-        stage("decoding in a stream", ROLLOUT, decode(&latents)?, &frames)?,
-        stage("encoding", PASS, model.encode(&clip)?, &encoded)?,
-        stage("encoding in a stream", ROLLOUT, encode(&clip)?, &encoded)?,
+        stage("decoding", PASS, &|| model.decode(&latents), &frames)?,
+        stage("decoding in a stream", ROLLOUT, &|| decode(&latents), &frames)?,
+        stage("encoding", PASS, &|| model.encode(&clip), &encoded)?,
+        stage("encoding in a stream", ROLLOUT, &|| encode(&clip), &encoded)?,
     ])
 }
 

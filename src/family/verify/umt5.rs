@@ -24,6 +24,7 @@ pub fn stages(folder: &Path) -> Result<Vec<Stage>> {
     let expected = vars.tensor("text_embeds", &[count, config.d_model])?;
     case.finish()?;
     let mut stage = Stage::new("encoding", PASS);
-    stage.compare(&encoder.encode(&ids)?, &expected)?;
+    let embeds = stage.time(|| encoder.encode(&ids))?;
+    stage.compare(&embeds, &expected)?;
     Ok(vec![stage])
 }

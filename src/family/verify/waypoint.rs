@@ -34,11 +34,13 @@ pub fn stages(folder: &Path, device: &Device) -> Result<Vec<Stage>> {
     }
     let (mut first, mut all) = (Stage::new("first latent", PASS), Stage::new("rollout", ROLLOUT));
     for (i, controls) in controls.iter().enumerate() {
-        let ours: Tensor = world.step(&noise.get(i)?, controls)?;
-        world.commit()?;
+        let noise = noise.get(i)?;
+        let ours: Tensor = all.time(|| world.step(&noise, controls))?;
         if i == 0 {
+            first.seconds = all.seconds;
             first.compare(&ours, &expected.get(i)?)?;
         }
+        all.time(|| world.commit())?;
         all.compare(&ours, &expected.get(i)?)?;
     }
     Ok(vec![first, all])
