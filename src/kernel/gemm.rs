@@ -15,6 +15,7 @@ pub const NR: usize = 32;
 /// Most rows of a tile.
 pub const MR: usize = 12;
 /// Most rows when they start whole pages apart: more would push each other out of the eight ways of the first-level cache.
+/// With AVX2 only half as many are read at a time.
 const PAGED_ROWS: usize = 8;
 /// Products summed in one go: a panel of this height stays in the second-level cache.
 const KC: usize = 1024;
@@ -266,7 +267,7 @@ where
     let row_groups: Vec<_> = split(m, ROWS).collect();
     // A few tasks a thread even out the load; one that is too small costs more to hand over than to do.
     let wanted = (4 * current_threads()).min(m * n * k / 100_000).max(1);
-    let height = if k.is_multiple_of(1024) { PAGED_ROWS } else { MR };
+    let height = if k.is_multiple_of(1024) && has_avx512() { PAGED_ROWS } else { MR };
     let panels = b.panels();
     let panel_groups: Vec<_> = split(panels, panels.div_ceil(wanted.div_ceil(row_groups.len()))).collect();
     let out = SharedOut::new(out);

@@ -5,7 +5,7 @@ use candle_core::{Module, Result, Tensor, bail};
 
 use super::gemm::{NR, Packed, Tile, gemm};
 use super::int8::{Int8, gemm_int8};
-use super::math::{gelu, silu, simd};
+use super::math::{gelu, gelu_erf, silu, simd};
 use super::op::{SharedOut, View, apply};
 use super::threads::for_each_chunk;
 
@@ -19,6 +19,8 @@ pub enum Activation {
     Silu,
     /// The Gaussian error linear unit in its tanh approximation.
     Gelu,
+    /// The Gaussian error linear unit itself.
+    GeluErf,
 }
 
 impl Activation {
@@ -27,6 +29,7 @@ impl Activation {
             Self::None => Ok(x),
             Self::Silu => x.silu(),
             Self::Gelu => x.gelu(),
+            Self::GeluErf => x.gelu_erf(),
         }
     }
 }
@@ -38,6 +41,7 @@ simd! {
             Activation::None => {}
             Activation::Silu => x.iter_mut().for_each(|v| *v = silu(*v)),
             Activation::Gelu => x.iter_mut().for_each(|v| *v = gelu(*v)),
+            Activation::GeluErf => x.iter_mut().for_each(|v| *v = gelu_erf(*v)),
         }
     }
 }
@@ -85,6 +89,7 @@ simd! {
                 Activation::None => {}
                 Activation::Silu => y.iter_mut().for_each(|v| *v = silu(*v)),
                 Activation::Gelu => y.iter_mut().for_each(|v| *v = gelu(*v)),
+                Activation::GeluErf => y.iter_mut().for_each(|v| *v = gelu_erf(*v)),
             }
             if let Some(gate) = &gate {
                 y.iter_mut().zip(gate).for_each(|(y, g)| *y *= g);
@@ -276,11 +281,11 @@ mod tests {
 
         #[test]
         fn every_activation_matches_stock_candle(rows in 1..80_usize, inputs in 1..50_usize, outputs in 1..70_usize,
-                                                 with_bias: bool, activation in 0..3_usize) {
+                                                 with_bias: bool, activation in 0..4_usize) {
             let (x, weight) = (random(&[rows, inputs]), random(&[outputs, inputs]));
             let bias = with_bias.then(|| random(&[outputs]));
             let layer = Linear::new(&weight, bias.as_ref()).unwrap();
-            let activation = [Activation::None, Activation::Silu, Activation::Gelu][activation];
+            let activation = [Activation::None, Activation::Silu, Activation::Gelu, Activation::GeluErf][activation];
             let reference = stock(&x, &weight.t().unwrap(), bias.as_ref(), activation).unwrap();
             prop_assert!(worst(&layer.forward(&x, activation).unwrap(), &reference) < 1e-4);
         }

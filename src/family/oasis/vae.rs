@@ -121,7 +121,7 @@ impl Tower {
             let [q, k, v] = self.turns.split(&qkv)?;
             let attended = attention(&q, &KeyValues::new(&k, &v, self.heads, None)?, &[])?;
             x = (x + block.proj.forward(&attended, Activation::None)?)?;
-            let h = block.fc1.forward(&block.norm2.forward(&x)?, Activation::None)?.gelu_erf()?;
+            let h = block.fc1.forward(&block.norm2.forward(&x)?, Activation::GeluErf)?;
             x = (x + block.fc2.forward(&h, Activation::None)?)?;
         }
         self.norm.forward(&x)
