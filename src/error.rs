@@ -42,9 +42,9 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    /// An [`Error::Model`] at `path`.
+    /// An [`Error::Model`] at `path`. A reason that quotes a hostile file stays one line.
     pub fn model(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
-        Self::Model { path: path.into(), reason: reason.into() }
+        Self::Model { path: path.into(), reason: reason.into().replace(char::is_control, " ") }
     }
 
     /// An [`Error::Input`].

@@ -65,6 +65,25 @@ fn hostile_headers_are_refused() {
     refused("x.safetensors", &safetensors(&format!(r#"{{"a":{deep}"#), 0));
 }
 
+#[test]
+fn lists_of_shards_name_files_beside_them() {
+    for shard in ["../x.safetensors", "/etc/passwd", "", "..", "a\\nb"] {
+        let list = format!(r#"{{"weight_map": {{"a": "{shard}"}}}}"#);
+        let found = refused("x.safetensors.index.json", list.as_bytes());
+        assert!(found.contains("is not in the same folder"), "{found}");
+    }
+    assert!(refused("x.safetensors.index.json", b"{}").contains("no list of shards"));
+}
+
+#[test]
+fn what_a_file_says_does_not_break_the_line() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(fixture("oasis").join("weights.safetensors"), folder.path().join("weights.safetensors")).unwrap();
+    fs::write(folder.path().join("config.json"), r#"{"family": "oasis", "dit": {"a\nb": 1}}"#).unwrap();
+    let reason = checkpoint::load(folder.path(), DeviceChoice::Cpu).err().unwrap().to_string();
+    assert!(reason.contains("unknown field `a b`") && !reason.contains('\n'), "{reason}");
+}
+
 fn torch() -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/oasis_pt/vae.pt")).unwrap()
 }

@@ -180,15 +180,16 @@ impl Index {
         let Shards { weight_map } =
             serde_json::from_str(&text).map_err(|e| Error::model(path, format!("no list of shards: {e}")))?;
         for shard in weight_map.values().collect::<BTreeSet<_>>() {
-            if Path::new(shard).file_name().is_none_or(|name| name != shard.as_str()) {
-                return Err(Error::model(path, format!("the shard '{shard}' is not in the same folder")));
+            let same_folder = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
+            if !same_folder || shard.len() > MAX_NAME || shard.contains(char::is_control) {
+                return Err(Error::model(path, format!("the shard '{}' is not in the same folder", shown(shard))));
             }
             self.add_safetensors(&path.with_file_name(shard))?;
         }
         let place = |name: &String| self.tensors.get(name).map(|entry| &self.files[entry.file].0);
         for (name, shard) in &weight_map {
             if place(name) != Some(&path.with_file_name(shard)) {
-                return Err(Error::model(path, format!("'{name}' is not in {shard}")));
+                return Err(Error::model(path, format!("'{}' is not in {shard}", shown(name))));
             }
         }
         match self.tensors.keys().find(|name| !weight_map.contains_key(*name)) {
