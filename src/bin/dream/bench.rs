@@ -21,6 +21,9 @@ use crate::output::{progress, say};
 /// Chunks before the clock starts.
 const WARM_UP: usize = 3;
 
+/// The part of a half after which a world is compared with itself: a minute of ten.
+const PART: u32 = 5;
+
 /// Measure the speed of a model: half the time on the model thread in real time, half flat out
 #[derive(clap::Args)]
 pub struct Args {
@@ -43,9 +46,7 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
     let bar = progress(u64::from(args.seconds), "seconds");
     let live = live(args, began, half)?;
     bar.set_position(u64::from(args.seconds) / 2);
-    let rss_start = resident_mb();
     let flat = pool.install(|| flat_out(args, &live.model, half))?;
-    let rss_end = resident_mb();
     bar.finish_and_clear();
 
     let model = &*live.model;
@@ -64,6 +65,7 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         "shown_fps": round(live.shown_fps),
         "chunk_ms": {
             "p50": ms(&flat.chunks, 0.5), "p95": ms(&flat.chunks, 0.95), "max": ms(&flat.chunks, 1.0),
+            "aged": round(aged(&flat.chunks)),
         },
         "control_to_frame_ms": { "p50": ms(&live.delays, 0.5), "p95": ms(&live.delays, 0.95) },
         "spacing_ms": {
@@ -76,7 +78,9 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
             "decode": ms(&flat.decode, 0.5), "commit": ms(&flat.commit, 0.5),
         },
         "travel": live.rewind.into_iter().chain(flat.travel).collect::<serde_json::Map<_, _>>(),
-        "rss_mb": { "start": rss_start, "end": rss_end },
+        "rss_mb": {
+            "live_start": live.memory[0], "live_end": live.memory[1], "start": flat.memory[0], "end": flat.memory[1],
+        },
         "gflop_per_frame": round(gflop),
         "gflops": round(gflops),
         "gemm_peak_gflops": round(peak),
@@ -95,7 +99,11 @@ struct Live {
     /// From each frame shown to the next.
     spacing: Vec<Duration>,
     rewind: travel::Figures,
+    memory: Memory,
 }
+
+/// Resident memory in MB once the first [`PART`] is over, and at the end.
+type Memory = [Option<f64>; 2];
 
 /// Runs the model thread in real time.
 fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
@@ -114,7 +122,7 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
     let mut stream = Stream::start(load, options)?;
     stream.input().hold(walking(0));
     let (mut first, mut last, mut delays, mut spacing) = (None, None, Vec::new(), Vec::new());
-    let mut last_tick = 0;
+    let (mut last_tick, mut memory) = (0, Memory::default());
     while first.is_none_or(|first: Instant| first.elapsed() < time) {
         for event in stream.events() {
             match event {
@@ -138,13 +146,17 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
                 stream.input().hold(walking(frame.chunk.index as usize));
             }
         }
+        if memory[0].is_none() && first.is_some_and(|first| first.elapsed() >= time / PART) {
+            memory[0] = resident_mb();
+        }
         thread::sleep(Duration::from_millis(1));
     }
+    memory[1] = resident_mb();
     let first = first.unwrap_or_else(Instant::now);
     let model = model.recv().map_err(|e| Error::Thread(e.to_string()))?;
     let shown_fps = (spacing.len() + 1) as f64 / first.elapsed().as_secs_f64();
     let rewind = travel::rewind(&mut stream, Duration::from_secs_f32(last_tick as f32 / model.info().fps))?;
-    Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing, rewind })
+    Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing, rewind, memory })
 }
 
 /// Times of chunks that follow each other without a pause.
@@ -156,6 +168,7 @@ struct FlatOut {
     decode: Vec<Duration>,
     commit: Vec<Duration>,
     travel: travel::Figures,
+    memory: Memory,
 }
 
 fn flat_out(args: &Args, model: &Arc<dyn WorldModel>, time: Duration) -> Result<FlatOut> {
@@ -181,10 +194,14 @@ fn flat_out(args: &Args, model: &Arc<dyn WorldModel>, time: Duration) -> Result<
         times.denoise.push(stages.denoise);
         times.decode.push(stages.decode);
         times.commit.push(stages.commit);
+        if times.memory[0].is_none() && began.elapsed() >= time / PART {
+            times.memory[0] = resident_mb();
+        }
         if began.elapsed() >= time {
             break;
         }
     }
+    times.memory[1] = resident_mb();
     times.travel = travel::snapshots(&mut session)?;
     Ok(times)
 }
@@ -204,6 +221,13 @@ fn ms(times: &[Duration], quantile: f64) -> Option<f64> {
     times.sort_unstable();
     let index = (times.len() as f64 * quantile).ceil() as usize;
     Some(round(times.get(index.saturating_sub(1))?.as_secs_f64() * 1e3))
+}
+
+/// The median of the last [`PART`] of some times over that of the first.
+fn aged(times: &[Duration]) -> f64 {
+    let part = times.len().div_ceil(PART as usize);
+    let median = |times: &[Duration]| ms(times, 0.5).unwrap_or_default();
+    median(&times[times.len() - part..]) / median(&times[..part])
 }
 
 /// The share of spacings that are off the frame time by more than half of it.
@@ -244,6 +268,13 @@ mod tests {
         let spacing: Vec<_> = [50, 26, 74, 24, 76].map(Duration::from_millis).to_vec();
         assert_eq!(uneven(&spacing, 20.0), 0.4);
         assert_eq!(uneven(&[], 20.0), 0.0);
+    }
+
+    #[test]
+    fn a_world_is_aged_by_how_much_its_last_part_is_slower() {
+        let times: Vec<_> = [10, 20, 10, 90, 90, 90, 90, 15, 10, 15].map(Duration::from_millis).to_vec();
+        assert_eq!(aged(&times[..5]), 9.0);
+        assert_eq!(aged(&times), 1.0);
     }
 
     #[test]
