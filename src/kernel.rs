@@ -2,7 +2,8 @@
 //!
 //! A forward pass at batch 1 is bound by packing, memory traffic and thread hand-offs, not by the multiplier. So
 //! weights are packed once at load, whatever follows a product happens in its epilogue, and a cache is read where it
-//! lies. Every operator has a stock candle path, which runs on other devices and is what the tests compare with.
+//! lies. Every operator has a stock candle path, which runs on other devices and is what the tests compare with. Operators take
+//! and make [`Values`]: tensors, or [`Array`]s, which need nothing from the heap once a world has been walked for a while.
 //!
 //! Work is shared out over the current [`ThreadPool`]. No sum is ever split between threads, so results
 //! are bit-identical for any number of threads.
@@ -12,6 +13,7 @@
     reason = "SIMD and disjoint writes from several threads; each use is tested against a safe version"
 )]
 
+mod array;
 mod attention;
 mod block;
 mod conv;
@@ -25,13 +27,15 @@ mod pixels;
 mod rope;
 mod threads;
 
+pub(crate) use array::apply;
+pub use array::{Array, Values};
 pub use attention::{FLOW_DIM, KeyValues, Past, attention};
 pub use block::{Block, MODULATIONS};
 pub use conv::Conv3x3;
 pub use gemm::gemm_peak_gflops;
+pub(crate) use gemm::with_scratch;
 pub use linear::{Activation, Linear, activate};
 pub use norm::{norm_modulate, rms_norm};
-pub(crate) use op::View;
 pub use pixels::{cells_to_frames, frames_to_cells};
 pub use rope::Rope;
 pub(crate) use threads::for_each_chunk;

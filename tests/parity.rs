@@ -28,7 +28,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
             let mut world = fixture.world().unwrap();
             let chunk = |chunk| {
                 let (_, cells) = fixture.dream(&mut world, chunk).unwrap();
-                cells.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                cells.to_vec()
             };
             (0..4).flat_map(chunk).collect::<Vec<_>>()
         };

@@ -6,9 +6,10 @@ mod world;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
 use crate::checkpoint::{Precision, Weights, read_config, sha256};
+use crate::kernel::Array;
 use crate::model::action::control_features;
 use crate::model::config::Config;
 use crate::model::dit::DiT;
@@ -63,7 +64,7 @@ impl Networks {
     }
 
     /// The controls of a chunk, as the networks take them.
-    pub fn controls(&self, controls: &[Controls]) -> Result<Tensor> {
+    pub fn controls(&self, controls: &[Controls]) -> Result<Array> {
         control_features(controls, self.config.actions.len(), &self.device)
     }
 }
@@ -119,7 +120,7 @@ impl WorldModel for Dream {
     }
 
     fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>> {
-        let prompt = self.text.encode("")?;
+        let prompt = Array::from_tensor(&self.text.encode("")?)?;
         let world = World::new(Arc::clone(&self.networks), size, prompt, self.info.settings)?;
         Ok(Box::new(DreamRollout { model: self, world }))
     }
@@ -137,7 +138,7 @@ impl Rollout for DreamRollout {
     }
 
     fn set_prompt(&mut self, prompt: &str) -> Result<()> {
-        self.world.set_text(self.model.text.encode(prompt)?)
+        self.world.set_text(Array::from_tensor(&self.model.text.encode(prompt)?)?)
     }
 
     fn set_settings(&mut self, settings: Settings) {

@@ -250,7 +250,7 @@ impl OasisRollout {
                 return Err(Error::input(format!("a frame is {}, not {}", frame.size, self.size)));
             }
             let side = self.networks.config.vae.patch_size;
-            let squares = frames_to_cells(&[&frame.rgb], height, width, side, &self.networks.device)?;
+            let squares = frames_to_cells(&[&frame.rgb], height, width, side, &self.networks.device)?.tensor()?;
             Ok(self.networks.vae.encode(&squares)?.permute((2, 0, 1))?.contiguous()?)
         };
         frames.iter().map(encode).collect()

@@ -1,12 +1,17 @@
 //! Attention over a few hundred keys that lie in separate segments: a frame's own and those of a cache.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, Device, Result, Tensor, bail};
+use smallvec::SmallVec;
 
+use super::array::{Array, Values};
 use super::gemm::{NR, Packed, Tile, multiply, tiles, with_scratch};
 use super::math::{exp, max, simd, sum};
-use super::op::{SharedOut, View, apply};
+use super::op::SharedOut;
 use super::threads::{for_each, for_each_mut};
 
 /// Length of the feature vectors whose products are a flow bias.
@@ -15,53 +20,142 @@ pub const FLOW_DIM: usize = 4;
 /// Queries of one task: their scores against all keys stay in the second-level cache.
 const QUERIES: usize = 24;
 
-/// The keys and values of one segment, on the CPU packed for the product.
+/// The keys and values of one segment.
 pub struct KeyValues {
-    keys: Tensor,
-    values: Tensor,
-    /// Features `[tokens, FLOW_DIM]` of the keys, for a bias.
-    features: Option<Tensor>,
-    /// Of every head, on the CPU.
-    packed: Vec<[Packed; 2]>,
+    held: Held,
+    tokens: usize,
     heads: usize,
+    head_dim: usize,
+    /// Whether its keys have features, for a bias.
+    biased: bool,
+    /// Keys and values as they were given, for those who ask.
+    plain: OnceLock<[Tensor; 2]>,
+}
+
+enum Held {
+    /// On the CPU: keys, with their features below, and values of every head, packed for the product.
+    Packed(Heads),
+    /// The features `[tokens, FLOW_DIM]`; keys and values are plain.
+    Features(Option<Tensor>),
+}
+
+/// Packed keys and values of every head, in memory that is used again.
+struct Heads(Vec<[Packed; 2]>);
+
+thread_local!(static SPARE: RefCell<Vec<Vec<[Packed; 2]>>> = const { RefCell::new(Vec::new()) });
+
+/// Segments whose memory a thread keeps at most.
+const MOST: usize = 16;
+
+impl Heads {
+    fn any(heads: usize) -> Self {
+        let mut spare = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        spare.resize_with(heads, Default::default);
+        Self(spare)
+    }
+}
+
+impl Drop for Heads {
+    fn drop(&mut self) {
+        let heads = std::mem::take(&mut self.0);
+        // A thread that ends has nothing to keep.
+        _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < MOST {
+                spare.push(heads);
+            }
+        });
+    }
 }
 
 impl KeyValues {
     /// Keys and values `[tokens, heads * head_dim]`. `features` `[tokens, FLOW_DIM]` of the keys are needed if the
     /// segment is to be attended to with a bias.
-    pub fn new(keys: &Tensor, values: &Tensor, heads: usize, features: Option<&Tensor>) -> Result<Self> {
-        let (tokens, width) = keys.dims2()?;
-        if values.dims() != [tokens, width]
+    pub fn new<T: Values>(keys: &T, values: &T, heads: usize, features: Option<&T>) -> Result<Self> {
+        let (dims, of_features) = (keys.dims(), features.map(Values::dims));
+        let &[tokens, width] = dims else { bail!("keys {dims:?} are no rows") };
+        if values.dims() != dims
             || heads == 0
             || width % heads != 0
-            || features.is_some_and(|f| f.dims() != [tokens, FLOW_DIM])
+            || of_features.is_some_and(|features| features != [tokens, FLOW_DIM])
         {
-            bail!("values {:?} and features do not fit keys {:?} of {heads} heads", values.shape(), keys.shape());
+            bail!("values {:?} and features do not fit keys {dims:?} of {heads} heads", values.dims());
         }
         let head_dim = width / heads;
-        let mut packed = Vec::new();
-        if keys.device().is_cpu() {
-            let (keys, values) = (View::new(keys)?, View::new(values)?);
-            let features = features.map(View::new).transpose()?;
-            let (keys, values, features) = (&*keys, &*values, features.as_deref().unwrap_or_default());
-            packed.resize_with(heads, Default::default);
-            for_each_mut(&mut packed, |head, packed| {
-                let key = |token: usize| &keys[token * width + head * head_dim..][..head_dim];
-                let value = |token: usize| &values[token * width + head * head_dim..][..head_dim];
-                pack_head(packed, tokens, head_dim, key, value, features);
-            });
+        if let (Some(keys), Some(values)) = (keys.here()?, values.here()?) {
+            let (keys, values) = (&keys[..], &values[..]);
+            let features = features.map(Values::here).transpose()?.flatten();
+            let of = |head: usize, token: usize| token * width + head * head_dim;
+            let key = |head: usize, token: usize| &keys[of(head, token)..][..head_dim];
+            let value = |head: usize, token: usize| &values[of(head, token)..][..head_dim];
+            return Ok(Self::packed([tokens, heads, head_dim], features.as_deref().unwrap_or_default(), key, value));
         }
-        Ok(Self { keys: keys.clone(), values: values.clone(), features: features.cloned(), packed, heads })
+        let features = features.map(Values::to_tensor).transpose()?;
+        let (biased, plain) = (features.is_some(), OnceLock::from([keys.to_tensor()?, values.to_tensor()?]));
+        Ok(Self { held: Held::Features(features), tokens, heads, head_dim, biased, plain })
+    }
+
+    /// On the CPU, of every head and token; no `features` for a segment without a bias.
+    pub(super) fn packed<'a>(
+        [tokens, heads, head_dim]: [usize; 3],
+        features: &[f32],
+        key: impl Fn(usize, usize) -> &'a [f32] + Sync,
+        value: impl Fn(usize, usize) -> &'a [f32] + Sync,
+    ) -> Self {
+        let mut packed = Heads::any(heads);
+        for_each_mut(&mut packed.0, |head, packed| {
+            pack_head(packed, tokens, head_dim, |token| key(head, token), |token| value(head, token), features);
+        });
+        let (held, biased) = (Held::Packed(packed), !features.is_empty());
+        Self { held, tokens, heads, head_dim, biased, plain: OnceLock::new() }
     }
 
     /// The keys as given.
-    pub fn keys(&self) -> &Tensor {
-        &self.keys
+    ///
+    /// # Errors
+    /// An error when there is no memory for them.
+    pub fn keys(&self) -> Result<&Tensor> {
+        Ok(&self.plain()?[0])
     }
 
     /// The values as given.
-    pub fn values(&self) -> &Tensor {
-        &self.values
+    ///
+    /// # Errors
+    /// An error when there is no memory for them.
+    pub fn values(&self) -> Result<&Tensor> {
+        Ok(&self.plain()?[1])
+    }
+
+    fn plain(&self) -> Result<&[Tensor; 2]> {
+        if let (None, Held::Packed(heads)) = (self.plain.get(), &self.held) {
+            let (tokens, head_dim) = (self.tokens, self.head_dim);
+            let part = |at: fn(&[Packed; 2], usize, usize) -> f32| {
+                let row = |token| heads.0.iter().flat_map(move |head| (0..head_dim).map(move |i| at(head, token, i)));
+                let values = (0..tokens).flat_map(row).collect();
+                Tensor::from_vec(values, (tokens, heads.0.len() * head_dim), &Device::Cpu)
+            };
+            let keys = part(|[keys, _], token, i| keys.at(i, token))?;
+            let values = part(|[_, values], token, i| values.at(token, i))?;
+            self.plain.get_or_init(|| [keys, values]);
+        }
+        self.plain.get().ok_or_else(|| candle_core::Error::Msg("a segment without keys".into()))
+    }
+
+    /// The features of the keys.
+    fn features(&self) -> Result<Option<Tensor>> {
+        match &self.held {
+            Held::Features(features) => Ok(features.clone()),
+            Held::Packed(_) if !self.biased => Ok(None),
+            Held::Packed(heads) => {
+                let row = |token| (0..FLOW_DIM).map(move |i| heads.0[0][0].at(self.head_dim + i, token));
+                let values = (0..self.tokens).flat_map(row).collect();
+                Tensor::from_vec(values, (self.tokens, FLOW_DIM), &Device::Cpu).map(Some)
+            }
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.heads * self.head_dim
     }
 }
 
@@ -88,29 +182,28 @@ pub struct Past<'a> {
     /// Its keys and values.
     pub keys: &'a KeyValues,
     /// Features `[heads, queries, FLOW_DIM]` of the queries.
-    pub features: Tensor,
+    pub features: Cow<'a, Array>,
 }
 
 impl Past<'_> {
     /// Whether it fits queries `[queries, width]` of so many heads.
-    pub(super) fn check(&self, q: &Tensor, heads: usize) -> Result<()> {
-        let (queries, width) = q.dims2()?;
-        if self.keys.heads != heads
-            || self.keys.keys.dim(1)? != width
-            || self.keys.features.is_none()
-            || self.features.dims() != [heads, queries, FLOW_DIM]
-        {
-            bail!("a past segment does not fit {queries} queries of {heads} heads: {:?}", self.features.shape());
+    pub(super) fn check(&self, dims: &[usize], heads: usize) -> Result<()> {
+        let (keys, features) = (self.keys, self.features.dims());
+        let &[queries, width] = dims else { bail!("queries {dims:?} are no rows") };
+        if keys.heads != heads || keys.width() != width || !keys.biased || features != [heads, queries, FLOW_DIM] {
+            bail!("a past segment does not fit {queries} queries of {heads} heads: {features:?}");
         }
         Ok(())
     }
 
     /// The segment for [`attend`].
     pub(super) fn segment(&self) -> Result<Segment<'_>> {
-        if self.keys.packed.is_empty() {
-            bail!("segments lie on different devices");
+        match &self.keys.held {
+            Held::Packed(heads) if self.features.device().is_cpu() => {
+                Ok(Segment { packed: &heads.0, features: &self.features })
+            }
+            _ => bail!("segments lie on different devices"),
         }
-        Ok(Segment { packed: &self.keys.packed, features: View::new(&self.features)? })
     }
 }
 
@@ -118,22 +211,25 @@ impl Past<'_> {
 pub(super) struct Segment<'a> {
     packed: &'a [[Packed; 2]],
     /// `[heads, queries, FLOW_DIM]`.
-    features: View<'a>,
+    features: &'a [f32],
 }
+
+/// Those of a chunk, as many as are usual without a list on the heap.
+pub(super) type Segments<'a> = SmallVec<[Segment<'a>; 8]>;
 
 /// Softmax attention `[queries, width]` of q `[queries, width]` to the segment `own`, whose features do not count, and to
 /// `past` ones.
-pub fn attention(q: &Tensor, own: &KeyValues, past: &[Past]) -> Result<Tensor> {
-    let (_, width) = q.dims2()?;
-    if own.keys.dim(1)? != width {
-        bail!("queries {:?} do not fit keys {:?}", q.shape(), own.keys.shape());
+pub fn attention<T: Values>(q: &T, own: &KeyValues, past: &[Past]) -> Result<T> {
+    let dims = q.dims();
+    if dims.len() != 2 || own.width() != dims[1] {
+        bail!("queries {dims:?} do not fit keys of {}", own.width());
     }
-    past.iter().try_for_each(|past| past.check(q, own.heads))?;
-    if own.packed.is_empty() {
-        return stock(q, own, past);
-    }
-    let segments = past.iter().map(Past::segment).collect::<Result<Vec<_>>>()?;
-    apply("attention", q, q.shape(), |q, out| attend(q, width, width / own.heads, &own.packed, &segments, out))
+    past.iter().try_for_each(|past| past.check(dims, own.heads))?;
+    let (Held::Packed(packed), Some(numbers)) = (&own.held, q.here()?) else {
+        return T::of_tensor(stock(&q.to_tensor()?, own, past)?);
+    };
+    let segments = past.iter().map(Past::segment).collect::<Result<Segments>>()?;
+    T::make(dims, |out| attend(&numbers, own.width(), own.head_dim, &packed.0, &segments, out))
 }
 
 /// [`attention`] on the CPU. `q` holds a query every `stride` values.
@@ -172,7 +268,7 @@ fn attend_block(
     let queries = out.len() / width;
     let depth = head_dim + FLOW_DIM;
     let segments =
-        || std::iter::once((&own[head], None)).chain(past.iter().map(|s| (&s.packed[head], Some(&*s.features))));
+        || std::iter::once((&own[head], None)).chain(past.iter().map(|s| (&s.packed[head], Some(s.features))));
     let total: usize = segments().map(|(packed, _)| packed[0].n).sum();
     with_scratch(count * (depth + total), |scratch| {
         let (rows, scores) = scratch.split_at_mut(count * depth);
@@ -247,12 +343,12 @@ pub(super) fn stock(q: &Tensor, own: &KeyValues, past: &[Past]) -> Result<Tensor
     let segments = std::iter::once((own, None)).chain(past.iter().map(|past| (past.keys, Some(&past.features))));
     let (mut scores, mut values) = (Vec::new(), Vec::new());
     for (segment, features) in segments {
-        let mut logits = q.matmul(&by_head(&segment.keys)?.transpose(1, 2)?.contiguous()?)?;
-        if let (Some(a), Some(b)) = (features, &segment.features) {
-            logits = (logits + a.broadcast_matmul(&b.t()?.contiguous()?)?)?;
+        let mut logits = q.matmul(&by_head(segment.keys()?)?.transpose(1, 2)?.contiguous()?)?;
+        if let (Some(a), Some(b)) = (features, segment.features()?) {
+            logits = (logits + a.tensor()?.broadcast_matmul(&b.t()?.contiguous()?)?)?;
         }
         scores.push(logits);
-        values.push(by_head(&segment.values)?);
+        values.push(by_head(segment.values()?)?);
     }
     let weights = candle_nn::ops::softmax(&Tensor::cat(&scores, D::Minus1)?, D::Minus1)?;
     weights.matmul(&Tensor::cat(&values, 1)?)?.transpose(0, 1)?.reshape((queries, width))
@@ -266,6 +362,10 @@ mod tests {
 
     fn random(shape: &[usize]) -> Tensor {
         Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+    }
+
+    fn array(shape: &[usize]) -> Cow<'static, Array> {
+        Cow::Owned(Array::from_tensor(&random(shape)).unwrap())
     }
 
     fn segment(tokens: usize, heads: usize, head_dim: usize, biased: bool) -> KeyValues {
@@ -284,10 +384,22 @@ mod tests {
             let own = segment(tokens, heads, head_dim, biased);
             let old: Vec<_> = old.iter().map(|&n| segment(n, heads, head_dim, true)).collect();
             let past: Vec<_> =
-                old.iter().map(|keys| Past { keys, features: random(&[heads, queries, FLOW_DIM]) }).collect();
+                old.iter().map(|keys| Past { keys, features: array(&[heads, queries, FLOW_DIM]) }).collect();
             let reference = stock(&q, &own, &past).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let ours = attention(&q, &own, &past).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             prop_assert!(ours.iter().zip(&reference).all(|(a, b)| (a - b).abs() < 1e-4));
+        }
+    }
+
+    #[test]
+    fn keys_and_values_are_given_back_as_they_came() {
+        let (keys, values, features) = (random(&[37, 12]), random(&[37, 12]), random(&[37, FLOW_DIM]));
+        let rows = |x: &Tensor| x.to_vec2::<f32>().unwrap();
+        for _ in 0..3 {
+            let segment = KeyValues::new(&keys, &values, 3, Some(&features)).unwrap();
+            assert_eq!(rows(segment.keys().unwrap()), rows(&keys));
+            assert_eq!(rows(segment.values().unwrap()), rows(&values));
+            assert_eq!(rows(&segment.features().unwrap().unwrap()), rows(&features));
         }
     }
 

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::attention::{self, KeyValues, Past, attend, pack_head};
+use super::array::Array;
+use super::attention::{self, KeyValues, Past, Segments, attend, pack_head};
 use super::gemm::Packed;
 use super::linear::{Activation, Epilogue, Linear};
 use super::norm::{norm_all, stock_modulate};
@@ -48,71 +49,69 @@ thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
 impl Block {
     /// The tokens x `[tokens, width]` after the block under `modulation` `[MODULATIONS * width]`. They attend to each other
     /// and to the `past`.
-    pub fn forward(&self, x: &Tensor, modulation: &Tensor, rope: &Rope, past: &[Past]) -> Result<Tensor> {
+    pub fn forward(&self, x: &Array, modulation: &Array, rope: &Rope, past: &[Past]) -> Result<Array> {
         Ok(self.run(x, modulation, rope, past, None)?.0)
     }
 
     /// The same, with the tokens' keys and values to be attended to later by their bias `features` `[tokens, FLOW_DIM]`.
     pub fn forward_keeping(
         &self,
-        x: &Tensor,
-        modulation: &Tensor,
+        x: &Array,
+        modulation: &Array,
         rope: &Rope,
         past: &[Past],
-        features: &Tensor,
-    ) -> Result<(Tensor, KeyValues)> {
+        features: &Array,
+    ) -> Result<(Array, KeyValues)> {
         let (x, keys) = self.run(x, modulation, rope, past, Some(features))?;
         Ok((x, keys.expect("asked for")))
     }
 
     fn run(
         &self,
-        x: &Tensor,
-        modulation: &Tensor,
+        x: &Array,
+        modulation: &Array,
         rope: &Rope,
         past: &[Past],
-        features: Option<&Tensor>,
-    ) -> Result<(Tensor, Option<KeyValues>)> {
+        features: Option<&Array>,
+    ) -> Result<(Array, Option<KeyValues>)> {
         self.check(x, modulation, rope)?;
-        past.iter().try_for_each(|past| past.check(x, self.heads()))?;
+        past.iter().try_for_each(|past| past.check(x.dims(), self.heads()))?;
         if !x.device().is_cpu() {
-            return self.stock(x, modulation, rope, past, features);
+            let (x, keys) = self.stock(&x.tensor()?, &modulation.tensor()?, rope, past, features)?;
+            return Ok((Array::from_tensor(&x)?, keys));
         }
         let (tokens, width) = x.dims2()?;
-        let segments = past.iter().map(Past::segment).collect::<Result<Vec<_>>>()?;
-        let (input, modulation) = (View::new(x)?, View::new(modulation)?);
+        let segments = past.iter().map(Past::segment).collect::<Result<Segments>>()?;
         let (bias1, bias2) = (self.fc1.bias()?, self.fc2.bias()?);
         let part = |i: usize| &modulation[i * width..][..width];
-        let mut out = vec![0.0; tokens * width];
-        let keys = SCRATCH.with_borrow_mut(|scratch| {
-            self.prepare(&input, &modulation, rope, scratch)?;
+        SCRATCH.with_borrow_mut(|scratch| {
+            self.prepare(x, modulation, rope, scratch)?;
             let Scratch { normed, qkv, own, seen, between, hidden } = scratch;
             seen.resize(tokens * width, 0.0);
             attend(qkv, 3 * width, self.head_dim(), own, &segments, seen);
             between.resize(tokens * width, 0.0);
-            let (residual, gate) = (Some(&*input), Some(part(2)));
+            let (residual, gate) = (Some(&x[..]), Some(part(2)));
             self.proj.product(seen, &Epilogue { residual, gate, ..Epilogue::default() }, between);
             norm_all(between, normed, width, part(3), part(4));
             hidden.resize(tokens * self.fc1.outputs(), 0.0);
             let (bias, activation) = (bias1.as_deref(), Activation::Gelu);
             self.fc1.product(normed, &Epilogue { bias, activation, ..Epilogue::default() }, hidden);
             let (bias, residual, gate) = (bias2.as_deref(), Some(&between[..]), Some(part(5)));
-            self.fc2.product(hidden, &Epilogue { bias, residual, gate, ..Epilogue::default() }, &mut out);
-            features.map(|features| self.keep(qkv, features)).transpose()
-        })?;
-        Ok((Tensor::from_vec(out, (tokens, width), x.device())?, keys))
+            let epilogue = Epilogue { bias, residual, gate, ..Epilogue::default() };
+            let out = Array::new(x.dims(), x.device(), |out| self.fc2.product(hidden, &epilogue, out))?;
+            Ok((out, features.map(|features| self.keep(qkv, features))))
+        })
     }
 
     /// Only the keys and values of [`Block::forward_keeping`].
-    pub fn keys(&self, x: &Tensor, modulation: &Tensor, rope: &Rope, features: &Tensor) -> Result<KeyValues> {
+    pub fn keys(&self, x: &Array, modulation: &Array, rope: &Rope, features: &Array) -> Result<KeyValues> {
         self.check(x, modulation, rope)?;
         if !x.device().is_cpu() {
-            return Ok(self.stock_keys(x, modulation, rope, Some(features))?.1);
+            return Ok(self.stock_keys(&x.tensor()?, &modulation.tensor()?, rope, Some(features))?.1);
         }
-        let (input, modulation) = (View::new(x)?, View::new(modulation)?);
         SCRATCH.with_borrow_mut(|scratch| {
-            self.prepare(&input, &modulation, rope, scratch)?;
-            self.keep(&scratch.qkv, features)
+            self.prepare(x, modulation, rope, scratch)?;
+            Ok(self.keep(&scratch.qkv, features))
         })
     }
 
@@ -120,7 +119,6 @@ impl Block {
     fn prepare(&self, x: &[f32], modulation: &[f32], rope: &Rope, scratch: &mut Scratch) -> Result<()> {
         let (width, head_dim) = (self.width(), self.head_dim());
         let (wq, wk) = (View::new(&self.q_norm)?, View::new(&self.k_norm)?);
-        let (cos, sin) = (View::new(&rope.cos)?, View::new(&rope.sin)?);
         let Scratch { normed, qkv, own, .. } = scratch;
         normed.resize(x.len(), 0.0);
         norm_all(x, normed, width, &modulation[..width], &modulation[width..2 * width]);
@@ -136,7 +134,7 @@ impl Block {
                 out.slice(start..start + head_dim)
             };
             for token in 0..tokens {
-                let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
+                let (cos, sin) = (&rope.cos[token * half..][..half], &rope.sin[token * half..][..half]);
                 norm_rotate(at(token, 0), &wq, cos, sin);
                 norm_rotate(at(token, 1), &wk, cos, sin);
             }
@@ -145,13 +143,13 @@ impl Block {
         Ok(())
     }
 
-    fn keep(&self, qkv: &[f32], features: &Tensor) -> Result<KeyValues> {
-        let width = self.width();
-        let part = |i: usize| {
-            let rows = qkv.chunks_exact(3 * width).flat_map(|row| &row[i * width..][..width]);
-            Tensor::from_vec(rows.copied().collect(), (qkv.len() / (3 * width), width), features.device())
+    /// The keys and values in `qkv`, to be remembered.
+    fn keep(&self, qkv: &[f32], features: &[f32]) -> KeyValues {
+        let (width, head_dim) = (self.width(), self.head_dim());
+        let part = |part: usize| {
+            move |head: usize, token: usize| &qkv[(3 * token + part) * width + head * head_dim..][..head_dim]
         };
-        KeyValues::new(&part(1)?, &part(2)?, self.heads(), Some(features))
+        KeyValues::packed([qkv.len() / (3 * width), self.heads(), head_dim], features, part(1), part(2))
     }
 
     fn width(&self) -> usize {
@@ -166,7 +164,7 @@ impl Block {
         self.width() / self.head_dim()
     }
 
-    fn check(&self, x: &Tensor, modulation: &Tensor, rope: &Rope) -> Result<()> {
+    fn check(&self, x: &Array, modulation: &Array, rope: &Rope) -> Result<()> {
         let (tokens, width) = x.dims2()?;
         let table = [tokens, self.head_dim() / 2];
         if width != self.width()
@@ -177,9 +175,9 @@ impl Block {
             bail!(
                 "a block of width {} does not fit tokens {:?}, modulation {:?} and tables {:?}",
                 self.width(),
-                x.shape(),
-                modulation.shape(),
-                rope.cos.shape()
+                x.dims(),
+                modulation.dims(),
+                rope.cos.dims()
             );
         }
         Ok(())
@@ -190,14 +188,15 @@ impl Block {
         x: &Tensor,
         modulation: &Tensor,
         rope: &Rope,
-        features: Option<&Tensor>,
+        features: Option<&Array>,
     ) -> Result<(Tensor, KeyValues)> {
         let width = self.width();
         let h = stock_modulate(x, &modulation.narrow(0, 0, width)?, &modulation.narrow(0, width, width)?)?;
         let qkv = self.qkv.forward(&h, Activation::None)?;
         let part = |i: usize| qkv.narrow(1, i * width, width)?.contiguous();
         let (q, k) = (rope::stock(&part(0)?, &self.q_norm, rope)?, rope::stock(&part(1)?, &self.k_norm, rope)?);
-        Ok((q, KeyValues::new(&k, &part(2)?, self.heads(), features)?))
+        let features = features.map(Array::tensor).transpose()?;
+        Ok((q, KeyValues::new(&k, &part(2)?, self.heads(), features.as_ref())?))
     }
 
     fn stock(
@@ -206,7 +205,7 @@ impl Block {
         modulation: &Tensor,
         rope: &Rope,
         past: &[Past],
-        features: Option<&Tensor>,
+        features: Option<&Array>,
     ) -> Result<(Tensor, Option<KeyValues>)> {
         let part = |i: usize| modulation.narrow(0, i * self.width(), self.width());
         let (q, own) = self.stock_keys(x, modulation, rope, features)?;
@@ -224,6 +223,7 @@ mod tests {
     use crate::kernel::{FLOW_DIM, ThreadPool};
     use candle_core::Device;
     use proptest::prelude::*;
+    use std::borrow::Cow;
 
     fn random(shape: &[usize], scale: f32) -> Tensor {
         Tensor::randn(0f32, scale, shape, &Device::Cpu).unwrap()
@@ -245,18 +245,22 @@ mod tests {
         }
     }
 
+    fn array(shape: &[usize], scale: f32) -> Array {
+        Array::from_tensor(&random(shape, scale)).unwrap()
+    }
+
     /// A block, its tokens, modulation and places, and a segment of the past with the queries' features.
-    type Case = (Block, Tensor, Tensor, Rope, KeyValues, Tensor);
+    type Case = (Block, Array, Array, Rope, KeyValues, Array);
 
     fn case(tokens: usize, heads: usize, half: usize, past: usize) -> Case {
         let (head_dim, width) = (2 * half, heads * 2 * half);
         let angle = random(&[tokens, half], 1.0);
-        let rope = Rope { cos: angle.cos().unwrap(), sin: angle.sin().unwrap() };
+        let [cos, sin] = [angle.cos(), angle.sin()].map(|x| Array::from_tensor(&x.unwrap()).unwrap());
         let (keys, values) = (random(&[past, width], 1.0), random(&[past, width], 1.0));
         let segment = KeyValues::new(&keys, &values, heads, Some(&random(&[past, FLOW_DIM], 1.0))).unwrap();
-        let features = random(&[heads, tokens, FLOW_DIM], 1.0);
-        let (x, modulation) = (random(&[tokens, width], 1.0), random(&[MODULATIONS * width], 0.5));
-        (block(heads, head_dim), x, modulation, rope, segment, features)
+        let features = array(&[heads, tokens, FLOW_DIM], 1.0);
+        let (x, modulation) = (array(&[tokens, width], 1.0), array(&[MODULATIONS * width], 0.5));
+        (block(heads, head_dim), x, modulation, Rope { cos, sin }, segment, features)
     }
 
     fn worst(a: &Tensor, b: &Tensor) -> f32 {
@@ -269,15 +273,17 @@ mod tests {
         #[test]
         fn matches_stock_candle(tokens in 1..70_usize, heads in 1..4_usize, half in 1..20_usize, old in 1..50_usize) {
             let (block, x, modulation, rope, keys, features) = case(tokens, heads, half, old);
-            let past = [Past { keys: &keys, features }];
-            let of_keys = random(&[tokens, FLOW_DIM], 1.0);
+            let past = [Past { keys: &keys, features: Cow::Owned(features) }];
+            let of_keys = array(&[tokens, FLOW_DIM], 1.0);
             let (y, kept) = block.forward_keeping(&x, &modulation, &rope, &past, &of_keys).unwrap();
-            let (reference, own) = block.stock(&x, &modulation, &rope, &past, Some(&of_keys)).unwrap();
+            let [stock_x, by] = [&x, &modulation].map(|x| x.tensor().unwrap());
+            let (reference, own) = block.stock(&stock_x, &by, &rope, &past, Some(&of_keys)).unwrap();
             let only = block.keys(&x, &modulation, &rope, &of_keys).unwrap();
-            let own = own.unwrap();
+            let (y, own) = (y.tensor().unwrap(), own.unwrap());
             prop_assert!(worst(&y, &reference) < 1e-3, "{}", worst(&y, &reference));
             for kept in [kept, only] {
-                prop_assert!(worst(kept.keys(), own.keys()) < 1e-4 && worst(kept.values(), own.values()) < 1e-4);
+                prop_assert!(worst(kept.keys().unwrap(), own.keys().unwrap()) < 1e-4);
+                prop_assert!(worst(kept.values().unwrap(), own.values().unwrap()) < 1e-4);
             }
         }
     }
@@ -285,11 +291,10 @@ mod tests {
     #[test]
     fn bits_do_not_depend_on_the_number_of_threads() {
         let (block, x, modulation, rope, keys, features) = case(64, 3, 16, 64);
-        let past = [Past { keys: &keys, features }];
+        let past = [Past { keys: &keys, features: Cow::Owned(features) }];
         let run = |threads| {
             let pool = ThreadPool::new(threads).unwrap();
-            let y = pool.install(|| block.forward(&x, &modulation, &rope, &past)).unwrap();
-            y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            pool.install(|| block.forward(&x, &modulation, &rope, &past)).unwrap().to_vec()
         };
         let once = run(1);
         assert!([2, 3, 5].into_iter().all(|threads| run(threads) == once));
@@ -297,14 +302,13 @@ mod tests {
 
     #[test]
     fn a_misfit_is_an_error() {
-        let (block, x, modulation, rope, keys, features) = case(4, 2, 3, 5);
-        let forward =
-            |x: &Tensor, modulation: &Tensor, past: &[Past]| block.forward(x, modulation, &rope, past).is_ok();
+        let (block, x, modulation, rope, keys, _) = case(4, 2, 3, 5);
+        let forward = |x: &Array, modulation: &Array, past: &[Past]| block.forward(x, modulation, &rope, past).is_ok();
         assert!(forward(&x, &modulation, &[]));
-        assert!(!forward(&random(&[4, 13], 1.0), &modulation, &[]));
-        assert!(!forward(&random(&[5, 12], 1.0), &modulation, &[]));
-        assert!(!forward(&x, &random(&[12], 1.0), &[]));
-        let narrow = features.narrow(1, 0, 3).unwrap();
+        assert!(!forward(&array(&[4, 13], 1.0), &modulation, &[]));
+        assert!(!forward(&array(&[5, 12], 1.0), &modulation, &[]));
+        assert!(!forward(&x, &array(&[12], 1.0), &[]));
+        let narrow = Cow::Owned(array(&[2, 3, FLOW_DIM], 1.0));
         assert!(!forward(&x, &modulation, &[Past { keys: &keys, features: narrow }]));
     }
 }

@@ -4,9 +4,10 @@ use std::cell::RefCell;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::gemm::{NR, Packed, Tile, multiply, split, tiles};
+use super::array::Values;
+use super::gemm::{NR, Packed, Parts, Tile, multiply, tiles};
 use super::linear::{Activation, Epilogue, activate_slice, finish};
-use super::op::{SharedOut, View, apply};
+use super::op::{SharedOut, View};
 use super::threads::{for_each, for_each_chunk};
 
 /// Lines of the picture handled by one task.
@@ -48,28 +49,26 @@ impl Conv3x3 {
     }
 
     /// `after(conv(before(x)))` of x `[height, width, in]`, plus `residual` `[height, width, out]` if there is one.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        before: Activation,
-        after: Activation,
-        residual: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let (height, width, inputs) = x.dims3()?;
-        let shape = (height, width, self.outputs);
-        if inputs != self.inputs || residual.is_some_and(|r| r.dims() != [height, width, self.outputs]) {
-            bail!("a convolution of {} to {} channels got {:?}", self.inputs, self.outputs, x.shape());
+    pub fn forward<T: Values>(&self, x: &T, before: Activation, after: Activation, residual: Option<&T>) -> Result<T> {
+        let &[height, width, inputs] = x.dims() else { bail!("{:?} are no picture", x.dims()) };
+        let shape = [height, width, self.outputs];
+        if inputs != self.inputs || residual.is_some_and(|r| r.dims() != shape) {
+            bail!("a convolution of {} to {} channels got {:?}", self.inputs, self.outputs, x.dims());
         }
         let packed = match &self.weight {
             Weight::Packed(packed) => packed,
-            Weight::Stock(weight) => return stock(x, weight, &self.bias, before, after, residual),
+            Weight::Stock(weight) => {
+                let residual = residual.map(Values::to_tensor).transpose()?;
+                return T::of_tensor(stock(&x.to_tensor()?, weight, &self.bias, before, after, residual.as_ref())?);
+            }
         };
         let bias = View::new(&self.bias)?;
-        let residual = residual.map(View::new).transpose()?;
+        let (x, residual) = (x.here()?, residual.map(Values::here).transpose()?.flatten());
+        let Some(x) = x else { bail!("a convolution on the CPU got a picture that is elsewhere") };
         let epilogue = Epilogue { bias: Some(&bias), activation: after, residual: residual.as_deref(), gate: None };
-        apply("conv3x3", x, shape, |x, out| {
+        T::make(&shape, |out| {
             PADDED.with_borrow_mut(|padded| {
-                pad(x, width, inputs, before, padded);
+                pad(&x, width, inputs, before, padded);
                 convolve(padded, width, inputs, packed, &epilogue, out);
             });
         })
@@ -104,10 +103,10 @@ fn pad(x: &[f32], width: usize, channels: usize, activation: Activation, padded:
 fn convolve(padded: &[f32], width: usize, inputs: usize, weight: &Packed, epilogue: &Epilogue, out: &mut [f32]) {
     let padded_line = (width + 2) * inputs;
     let height = padded.len() / padded_line - 2;
-    let lines: Vec<_> = split(height, LINES).collect();
+    let lines = Parts::new(height, LINES);
     let out = SharedOut::new(out);
     for_each(lines.len(), |task| {
-        let (first, count) = lines[task];
+        let (first, count) = lines.at(task);
         let mut tile = Tile::default();
         for panel in 0..weight.panels() {
             for y in first..first + count {

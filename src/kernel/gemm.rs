@@ -83,6 +83,11 @@ impl Packed {
     pub fn panels(&self) -> usize {
         self.n.div_ceil(NR)
     }
+
+    /// One element.
+    pub fn at(&self, row: usize, column: usize) -> f32 {
+        self.panel(column / NR)[row].0[column % NR]
+    }
 }
 
 /// Splits `count` rows into tiles of nearly equal height, because low tiles waste the multiplier.
@@ -92,11 +97,31 @@ pub fn tiles(count: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// Splits `0..count` into (start, length) of nearly equal parts, none above `most`.
 pub fn split(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let parts = count.div_ceil(most).max(1);
-    (0..parts).map(move |i| {
-        let start = i * count / parts;
-        (start, (i + 1) * count / parts - start)
-    })
+    let parts = Parts::new(count, most);
+    (0..parts.len()).map(move |i| parts.at(i))
+}
+
+/// What [`split`] goes through, to be had by number.
+#[derive(Clone, Copy)]
+pub struct Parts {
+    count: usize,
+    parts: usize,
+}
+
+impl Parts {
+    pub fn new(count: usize, most: usize) -> Self {
+        Self { count, parts: count.div_ceil(most).max(1) }
+    }
+
+    pub fn len(self) -> usize {
+        self.parts
+    }
+
+    /// Start and length of one of them.
+    pub fn at(self, part: usize) -> (usize, usize) {
+        let start = part * self.count / self.parts;
+        (start, (part + 1) * self.count / self.parts - start)
+    }
 }
 
 /// `tile = A B`, or `tile += A B` if `onto`, for `rows` rows of A, which start every `lda` elements, and one panel of B.
@@ -264,16 +289,16 @@ where
     if m == 0 || n == 0 {
         return;
     }
-    let row_groups: Vec<_> = split(m, ROWS).collect();
+    let row_groups = Parts::new(m, ROWS);
     // A few tasks a thread even out the load; one that is too small costs more to hand over than to do.
     let wanted = (4 * current_threads()).min(m * n * k / 100_000).max(1);
     let height = if k.is_multiple_of(1024) && has_avx512() { PAGED_ROWS } else { MR };
     let panels = b.panels();
-    let panel_groups: Vec<_> = split(panels, panels.div_ceil(wanted.div_ceil(row_groups.len()))).collect();
+    let panel_groups = Parts::new(panels, panels.div_ceil(wanted.div_ceil(row_groups.len())));
     let out = SharedOut::new(out);
     for_each(row_groups.len() * panel_groups.len(), |task| {
-        let (first_row, rows) = row_groups[task / panel_groups.len()];
-        let (first_panel, panels) = panel_groups[task % panel_groups.len()];
+        let (first_row, rows) = row_groups.at(task / panel_groups.len());
+        let (first_panel, panels) = panel_groups.at(task % panel_groups.len());
         let mut tile = Tile::default();
         for p in (0..k).step_by(KC) {
             for index in first_panel..first_panel + panels {

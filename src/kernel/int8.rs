@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use super::gemm::{MR, NR, Packed, Row, Tile, split};
+use super::gemm::{MR, NR, Packed, Parts, Row, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::math::{has_avx2, has_avx512};
 use super::math::{largest, simd};
@@ -242,12 +242,12 @@ where
         return;
     }
     INPUTS.with_borrow_mut(|inputs| {
-        let tiles: Vec<_> = split(m, MR).collect();
+        let tiles = Parts::new(m, MR);
         inputs.resize_with(tiles.len().max(inputs.len()), Default::default);
         let inputs = &mut inputs[..tiles.len()];
         let stride = k.next_multiple_of(GROUP);
         for_each_mut(inputs, |index, inputs| {
-            let (first, rows) = tiles[index];
+            let (first, rows) = tiles.at(index);
             inputs.values.clear();
             inputs.values.resize(rows * stride, ZERO);
             for (row, rounded) in inputs.values.chunks_exact_mut(stride).enumerate() {
@@ -255,17 +255,17 @@ where
             }
         });
         let inputs = &*inputs;
-        let groups: Vec<_> = split(tiles.len(), TILES).collect();
+        let groups = Parts::new(tiles.len(), TILES);
         let wanted = (4 * current_threads()).min(m * n * k / 400_000).max(1);
-        let panels: Vec<_> = split(b.scales.len(), b.scales.len().div_ceil(wanted.div_ceil(groups.len()))).collect();
+        let panels = Parts::new(b.scales.len(), b.scales.len().div_ceil(wanted.div_ceil(groups.len())));
         let out = SharedOut::new(out);
         for_each(groups.len() * panels.len(), |task| {
-            let (first_tile, count) = groups[task / panels.len()];
-            let (first_panel, width) = panels[task % panels.len()];
+            let (first_tile, count) = groups.at(task / panels.len());
+            let (first_panel, width) = panels.at(task % panels.len());
             let (mut sums, mut tile) = ([[0; NR]; MR], Tile::default());
             for panel in first_panel..first_panel + width {
                 for index in first_tile..first_tile + count {
-                    let ((row, rows), inputs) = (tiles[index], &inputs[index]);
+                    let ((row, rows), inputs) = (tiles.at(index), &inputs[index]);
                     multiply(rows, &inputs.values, b.panel(panel), &mut sums);
                     widen(rows, &sums, &inputs.scales, &b.scales[panel], &b.excess[panel], &mut tile);
                     finish(row, rows, panel * NR, &tile, out);

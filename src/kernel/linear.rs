@@ -3,10 +3,11 @@
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Module, Result, Tensor, bail};
 
+use super::array::{Values, apply};
 use super::gemm::{NR, Packed, Tile, gemm};
 use super::int8::{Int8, gemm_int8};
 use super::math::{gelu, gelu_erf, silu, simd};
-use super::op::{SharedOut, View, apply};
+use super::op::{SharedOut, View};
 use super::threads::for_each_chunk;
 
 /// What a layer does to each of its outputs.
@@ -50,16 +51,14 @@ simd! {
 const PART: usize = 8192;
 
 /// An activation on its own.
-pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return activation.stock(x.clone());
-    }
-    apply("activate", x, x.shape(), |x, out| {
+pub fn activate<T: Values>(x: &T, activation: Activation) -> Result<T> {
+    let run = |x: &[f32], out: &mut [f32]| {
         for_each_chunk(out, PART, |i, out| {
             out.copy_from_slice(&x[i * PART..][..out.len()]);
             activate_slice(out, activation);
         });
-    })
+    };
+    apply(x, x.dims(), run, |x| activation.stock(x.clone()))
 }
 
 /// What happens to a product `y` before it is written: `residual + gate * activation(y + bias)`.
@@ -191,7 +190,7 @@ impl Linear {
 
     /// `residual + gate * (x Wᵀ + b)`, with residual `[rows, out]` and gate `[out]`.
     pub fn forward_residual(&self, x: &Tensor, residual: &Tensor, gate: &Tensor) -> Result<Tensor> {
-        let rows = self.rows(x)?;
+        let rows = self.rows(x.dims())?;
         if residual.dims() != [rows, self.outputs] || gate.dims() != [self.outputs] {
             bail!("residual or gate do not fit an output of {rows} by {}", self.outputs);
         }
@@ -201,26 +200,28 @@ impl Linear {
         let (bias, residual, gate) = (self.bias()?, View::new(residual)?, View::new(gate)?);
         let (residual, gate) = (Some(&*residual), Some(&*gate));
         let epilogue = Epilogue { bias: bias.as_deref(), residual, gate, ..Epilogue::default() };
-        apply("linear", x, (rows, self.outputs), |x, out| self.product(x, &epilogue, out))
+        let x = View::new(x)?;
+        Tensor::make(&[rows, self.outputs], |out| self.product(&x, &epilogue, out))
     }
 
-    fn rows(&self, x: &Tensor) -> Result<usize> {
-        let (rows, inputs) = x.dims2()?;
-        if inputs != self.inputs {
-            bail!("a layer of {} inputs got {inputs}", self.inputs);
+    fn rows(&self, dims: &[usize]) -> Result<usize> {
+        match *dims {
+            [rows, inputs] if inputs == self.inputs => Ok(rows),
+            _ => bail!("a layer of {} inputs got {dims:?}", self.inputs),
         }
-        Ok(rows)
     }
 
     /// `activation(x Wᵀ + b)` of x `[rows, in]`.
-    pub fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let rows = self.rows(x)?;
-        if let Some(y) = self.stock_product(x)? {
-            return finish_stock(y, self.bias.as_ref(), activation);
-        }
+    pub fn forward<T: Values>(&self, x: &T, activation: Activation) -> Result<T> {
+        let rows = self.rows(x.dims())?;
+        let (Weight::Packed(_) | Weight::Int8(_), Some(numbers)) = (&self.weight, x.here()?) else {
+            let x = x.to_tensor()?;
+            let Some(y) = self.stock_product(&x)? else { bail!("a layer on the CPU got {:?}", x.device()) };
+            return T::of_tensor(finish_stock(y, self.bias.as_ref(), activation)?);
+        };
         let bias = self.bias()?;
         let epilogue = Epilogue { bias: bias.as_deref(), activation, ..Epilogue::default() };
-        apply("linear", x, (rows, self.outputs), |x, out| self.product(x, &epilogue, out))
+        T::make(&[rows, self.outputs], |out| self.product(&numbers, &epilogue, out))
     }
 
     /// `x Wᵀ` where the weight is not packed.

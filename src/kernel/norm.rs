@@ -3,8 +3,8 @@
 use candle_core::{D, Result, Tensor, bail};
 
 use super::NORM_EPS;
+use super::array::{Array, Values, apply};
 use super::math::{simd, sum_squares};
-use super::op::{View, apply};
 use super::threads::for_each_chunk;
 
 simd! {
@@ -39,25 +39,25 @@ pub(super) fn inverse_rms(x: &[f32]) -> f32 {
 }
 
 /// `x / rms(x)` of every row of x `[rows, width]`.
-pub fn rms_norm(x: &Tensor) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return stock(x);
-    }
-    let (_, width) = x.dims2()?;
-    apply("rms_norm", x, x.shape(), |x, out| norm_all(x, out, width, &[], &[]))
+pub fn rms_norm<T: Values>(x: &T) -> Result<T> {
+    let &[_, width] = x.dims() else { bail!("{:?} are no rows", x.dims()) };
+    apply(x, x.dims(), |x, out| norm_all(x, out, width, &[], &[]), stock)
 }
 
-/// `rms_norm(x) * (1 + scale) + shift`, with x `[rows, width]`, shift and scale `[width]`.
-pub fn norm_modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
+/// `rms_norm(x) * (1 + scale) + shift`, with x `[rows, width]` and shift, then scale `[2 * width]`.
+pub fn norm_modulate(x: &Array, modulation: &Array) -> Result<Array> {
     let (_, width) = x.dims2()?;
-    if shift.dims() != [width] || scale.dims() != [width] {
-        bail!("shift {:?} and scale {:?} do not fit rows of {width}", shift.shape(), scale.shape());
+    if modulation.dims() != [2 * width] {
+        bail!("shift and scale {:?} do not fit rows of {width}", modulation.dims());
     }
-    if !x.device().is_cpu() {
-        return stock_modulate(x, shift, scale);
-    }
-    let (shift, scale) = (View::new(shift)?, View::new(scale)?);
-    apply("norm_modulate", x, x.shape(), |x, out| norm_all(x, out, width, &shift, &scale))
+    let run = |x: &[f32], out: &mut [f32]| {
+        let (shift, scale) = modulation.split_at(width);
+        norm_all(x, out, width, shift, scale);
+    };
+    apply(x, x.dims(), run, |x| {
+        let modulation = modulation.tensor()?;
+        stock_modulate(x, &modulation.narrow(0, 0, width)?, &modulation.narrow(0, width, width)?)
+    })
 }
 
 pub(super) fn stock_modulate(x: &Tensor, shift: &Tensor, scale: &Tensor) -> Result<Tensor> {
@@ -83,7 +83,9 @@ mod tests {
             let (x, shift, scale) = (random(&[rows, width]), random(&[width]), random(&[width]));
             let plain = stock(&x).unwrap();
             let reference = stock_modulate(&x, &shift, &scale).unwrap();
-            for (ours, reference) in [(rms_norm(&x), plain), (norm_modulate(&x, &shift, &scale), reference)] {
+            let modulation = Array::from_tensor(&Tensor::cat(&[&shift, &scale], 0).unwrap()).unwrap();
+            let modulated = norm_modulate(&Array::from_tensor(&x).unwrap(), &modulation).unwrap().tensor();
+            for (ours, reference) in [(rms_norm(&x), plain), (modulated, reference)] {
                 let error = (ours.unwrap() - reference).unwrap().abs().unwrap().max_all().unwrap();
                 prop_assert!(error.to_scalar::<f32>().unwrap() < 1e-4);
             }
@@ -92,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_misfit_is_an_error() {
-        let zeros = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
-        assert!(norm_modulate(&zeros(&[2, 4]), &zeros(&[4]), &zeros(&[3])).is_err());
+        let zeros = |shape: &[usize]| Array::zeros(shape, &Device::Cpu).unwrap();
+        assert!(norm_modulate(&zeros(&[2, 4]), &zeros(&[7])).is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, Range};
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Storage, StorageRef, Tensor, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, StorageRef, Tensor, bail};
 
 /// The f32 values of a contiguous CPU tensor.
 pub struct View<'a> {
@@ -37,35 +37,6 @@ fn range(layout: &Layout) -> Result<Range<usize>> {
         Some((start, end)) => Ok(start..end),
         None => bail!("a CPU kernel needs contiguous tensors, not {layout:?}"),
     }
-}
-
-struct Kernel<F> {
-    name: &'static str,
-    shape: Shape,
-    run: F,
-}
-
-impl<F: Fn(&[f32], &mut [f32])> CustomOp1 for Kernel<F> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let CpuStorage::F32(values) = storage else { bail!("{} needs f32", self.name) };
-        let mut out = vec![0.0; self.shape.elem_count()];
-        (self.run)(&values[range(layout)?], &mut out);
-        Ok((CpuStorage::F32(out), self.shape.clone()))
-    }
-}
-
-/// Runs a kernel on the values of `x` to make a tensor of `shape`.
-pub fn apply(
-    name: &'static str,
-    x: &Tensor,
-    shape: impl Into<Shape>,
-    run: impl Fn(&[f32], &mut [f32]),
-) -> Result<Tensor> {
-    x.apply_op1_no_bwd(&Kernel { name, shape: shape.into(), run })
 }
 
 /// An output that several threads write, each its own part.

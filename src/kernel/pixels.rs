@@ -1,7 +1,11 @@
 //! 8-bit frames to the square cells that a network reads and writes, and back.
 
-use candle_core::{Device, Result, Tensor, bail};
+use std::cell::RefCell;
 
+use candle_core::{Device, Result, bail};
+use smallvec::SmallVec;
+
+use super::array::{Array, Values};
 use super::math::simd;
 use super::op::View;
 
@@ -10,35 +14,45 @@ const RGB: usize = 3;
 
 /// Cells `[height / side, width / side, frames * 3 * side * side]` in −1..1 of `frames`, each `height * width * 3` bytes.
 /// A cell holds its pixels as (frame, channel, line, column).
-pub fn frames_to_cells(frames: &[&[u8]], height: usize, width: usize, side: usize, device: &Device) -> Result<Tensor> {
+pub fn frames_to_cells(frames: &[&[u8]], height: usize, width: usize, side: usize, device: &Device) -> Result<Array> {
     if !height.is_multiple_of(side)
         || !width.is_multiple_of(side)
         || frames.iter().any(|f| f.len() != height * width * RGB)
     {
         bail!("{} frames of {width}x{height} pixels do not fit cells of {side}", frames.len());
     }
-    let shape = (height / side, width / side, frames.len() * RGB * side * side);
-    let mut cells = vec![0.0; shape.0 * shape.1 * shape.2];
-    visit(shape.0, shape.1, frames.len(), side, |cell, frame, pixel| {
-        cells[cell] = f32::from(frames[frame][pixel]) / 127.5 - 1.0;
-    });
-    Tensor::from_vec(cells, shape, device)
+    let (lines, columns) = (height / side, width / side);
+    Array::new(&[lines, columns, frames.len() * RGB * side * side], device, |cells| {
+        visit(lines, columns, frames.len(), side, |cell, frame, pixel| {
+            cells[cell] = f32::from(frames[frame][pixel]) / 127.5 - 1.0;
+        });
+    })
 }
 
 /// The inverse of [`frames_to_cells`], clamped and rounded to the nearest byte.
-pub fn cells_to_frames(cells: &Tensor, frames: usize, side: usize) -> Result<Vec<Vec<u8>>> {
-    let (height, width, channels) = cells.dims3()?;
+pub fn cells_to_frames<T: Values>(cells: &T, frames: usize, side: usize) -> Result<SmallVec<[Vec<u8>; 4]>> {
+    let &[height, width, channels] = cells.dims() else { bail!("{:?} are no cells", cells.dims()) };
     if channels != frames * RGB * side * side {
         bail!("cells of {channels} channels do not hold {frames} frames of {side}x{side} pixels");
     }
-    let cells = cells.to_device(&Device::Cpu)?.contiguous()?;
-    let values = View::new(&cells)?;
-    let mut bytes = vec![0; values.len()];
-    quantize(&values, &mut bytes);
-    let mut out = vec![vec![0; height * width * side * side * RGB]; frames];
-    visit(height, width, frames, side, |cell, frame, pixel| out[frame][pixel] = bytes[cell]);
-    Ok(out)
+    let run = |values: &[f32]| {
+        BYTES.with_borrow_mut(|bytes| {
+            bytes.resize(values.len(), 0);
+            quantize(values, bytes);
+            let mut out: SmallVec<[Vec<u8>; 4]> =
+                (0..frames).map(|_| vec![0; height * width * side * side * RGB]).collect();
+            visit(height, width, frames, side, |cell, frame, pixel| out[frame][pixel] = bytes[cell]);
+            out
+        })
+    };
+    if let Some(values) = cells.here()? {
+        return Ok(run(&values));
+    }
+    let here = cells.to_tensor()?.to_device(&Device::Cpu)?.contiguous()?;
+    Ok(run(&View::new(&here)?))
 }
+
+thread_local!(static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
 
 simd! {
     /// −1..1 to bytes; a cast from float saturates, and takes not-a-number to 0.
@@ -71,6 +85,7 @@ fn visit(height: usize, width: usize, frames: usize, side: usize, mut at: impl F
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Tensor;
     use proptest::prelude::*;
 
     proptest! {
@@ -83,7 +98,7 @@ mod tests {
                 (0..count).map(|f| (0..bytes).map(|i| (i * 7 + f * 31) as u8).collect()).collect();
             let borrowed: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
             let cells = frames_to_cells(&borrowed, h * side, w * side, side, &Device::Cpu).unwrap();
-            prop_assert_eq!(cells_to_frames(&cells, count, side).unwrap(), frames);
+            prop_assert_eq!(cells_to_frames(&cells, count, side).unwrap().into_vec(), frames);
         }
     }
 
@@ -92,8 +107,7 @@ mod tests {
         // One frame of 2 x 4 pixels, its red channel numbered in reading order.
         let frame: Vec<u8> = (0..8).flat_map(|i| [i, 100, 200]).collect();
         let cells = frames_to_cells(&[&frame], 2, 4, 2, &Device::Cpu).unwrap();
-        let second = cells.get(0).unwrap().get(1).unwrap().to_vec1::<f32>().unwrap();
-        let bytes: Vec<f32> = second.iter().map(|v| (v + 1.0) * 127.5).collect();
+        let bytes: Vec<f32> = cells[12..].iter().map(|v| (v + 1.0) * 127.5).collect();
         let expected = [2.0, 3.0, 6.0, 7.0, 100.0, 100.0, 100.0, 100.0, 200.0, 200.0, 200.0, 200.0];
         assert!(bytes.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3), "{bytes:?}");
     }
@@ -101,6 +115,6 @@ mod tests {
     #[test]
     fn values_beyond_the_range_are_clamped() {
         let cells = Tensor::new(&[[[-9.0f32, 0.0, f32::NAN]], [[1.0, 9.0, -1.0]]], &Device::Cpu).unwrap();
-        assert_eq!(cells_to_frames(&cells, 1, 1).unwrap(), [[0, 128, 0, 255, 255, 0]]);
+        assert_eq!(cells_to_frames(&cells, 1, 1).unwrap()[..], [[0, 128, 0, 255, 255, 0]]);
     }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
+use super::array::Array;
 use super::math::simd;
 use super::norm::inverse_rms;
 
@@ -9,9 +10,9 @@ use super::norm::inverse_rms;
 /// `(i, i + head_dim / 2)`.
 pub struct Rope {
     /// Cosine of every pair's angle.
-    pub cos: Tensor,
+    pub cos: Array,
     /// Sine of every pair's angle.
-    pub sin: Tensor,
+    pub sin: Array,
 }
 
 simd! {
@@ -33,7 +34,7 @@ simd! {
 /// The same of x `[tokens, heads * head_dim]`.
 pub(super) fn stock(x: &Tensor, weight: &Tensor, rope: &Rope) -> Result<Tensor> {
     let ((tokens, width), head_dim) = (x.dims2()?, weight.elem_count());
-    let (cos, sin) = (rope.cos.unsqueeze(1)?, rope.sin.unsqueeze(1)?);
+    let (cos, sin) = (rope.cos.tensor()?.unsqueeze(1)?, rope.sin.tensor()?.unsqueeze(1)?);
     let x = x.reshape((tokens, width / head_dim, head_dim))?;
     let rms = (x.sqr()?.mean_keepdim(D::Minus1)? + f64::from(super::NORM_EPS))?.sqrt()?;
     let x = x.broadcast_div(&rms)?.broadcast_mul(weight)?;
@@ -56,10 +57,11 @@ mod tests {
         fn matches_stock_candle(tokens in 1..12_usize, heads in 1..4_usize, half in 1..40_usize) {
             let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
             let (x, weight, angle) = (random(&[tokens, heads * 2 * half]), random(&[2 * half]), random(&[tokens, half]));
-            let rope = Rope { cos: angle.cos().unwrap(), sin: angle.sin().unwrap() };
+            let array = |x: Tensor| Array::from_tensor(&x).unwrap();
+            let rope = Rope { cos: array(angle.cos().unwrap()), sin: array(angle.sin().unwrap()) };
             let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let reference = values(&stock(&x, &weight, &rope).unwrap());
-            let (mut ours, weight, cos, sin) = (values(&x), values(&weight), values(&rope.cos), values(&rope.sin));
+            let (mut ours, weight, cos, sin) = (values(&x), values(&weight), &rope.cos, &rope.sin);
             for (i, head) in ours.chunks_exact_mut(2 * half).enumerate() {
                 let at = i / heads * half;
                 norm_rotate(head, &weight, &cos[at..], &sin[at..]);

@@ -1,7 +1,10 @@
 //! How the controls enter a model: as numbers, and as the dead-reckoned motion of the camera.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
+use smallvec::SmallVec;
 
+use crate::controls::{CONTROL_DIM, EXTRA_DIM};
+use crate::kernel::Array;
 use crate::{Controls, Result};
 
 /// Blocks walked in a tick.
@@ -22,20 +25,21 @@ pub const CAMERA_DIM: usize = 6;
 
 /// The controls of one chunk as `[1, ticks * (8 + extra)]` numbers, looks in units of 10 degrees, followed by the
 /// first `extra` of the extra controls.
-pub fn control_features(controls: &[Controls], extra: usize, device: &Device) -> Result<Tensor> {
+pub fn control_features(controls: &[Controls], extra: usize, device: &Device) -> Result<Array> {
     let tick = |tick: &Controls| {
         let mut known = tick.to_vector();
         known[4] *= 0.1;
         known[5] *= 0.1;
         known.into_iter().chain(tick.extra.into_iter().take(extra))
     };
-    let features: Vec<f32> = controls.iter().flat_map(tick).collect();
-    let shape = (1, features.len());
-    Ok(Tensor::from_vec(features, shape, device)?)
+    let each = CONTROL_DIM + extra.min(EXTRA_DIM);
+    Ok(Array::new(&[1, controls.len() * each], device, |out| {
+        out.iter_mut().zip(controls.iter().flat_map(tick)).for_each(|(out, value)| *out = value);
+    })?)
 }
 
 /// The camera's rotation from each frame of a chunk but the last to the last: yaw right and pitch up in radians.
-pub fn turns(controls: &[Controls]) -> Vec<[f32; 2]> {
+pub fn turns(controls: &[Controls]) -> SmallVec<[[f32; 2]; 4]> {
     let after = |frame: usize, axis: usize| controls[frame..].iter().map(|c| c.look[axis].to_radians()).sum();
     (1..controls.len()).map(|frame| [after(frame, 0), after(frame, 1)]).collect()
 }
@@ -112,7 +116,8 @@ mod tests {
         let tick = Controls { forward: 1.0, look: [10.0, -5.0], extra: [0.5, 0.25, 0.0, 0.0], ..Controls::default() };
         let features = control_features(&[tick, Controls::default()], 2, &Device::Cpu).unwrap();
         let first = [1.0, 0.0, 0.0, 0.0, 1.0, -0.5, 0.0, 0.0, 0.5, 0.25];
-        assert_eq!(features.to_vec2::<f32>().unwrap(), [[&first[..], &[0.0; 10]].concat()]);
+        assert_eq!(features.dims(), [1, 20]);
+        assert_eq!(features[..], [&first[..], &[0.0; 10]].concat());
     }
 
     fn close(a: [f32; MOTION_DIM], b: [f32; MOTION_DIM]) -> bool {

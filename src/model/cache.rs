@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use super::action::{CAMERA_DIM, Camera};
 use super::config::TrunkConfig;
 use super::patch::Grid;
+use super::trunk::Kept;
 use crate::kernel::KeyValues;
 use crate::model::RolloutState;
 use crate::{Error, Result};
@@ -15,7 +16,7 @@ use crate::{Error, Result};
 struct Chunk {
     camera: Camera,
     /// Of every temporal block.
-    layers: Vec<KeyValues>,
+    layers: Kept,
 }
 
 /// The remembered chunks, the newest first.
@@ -33,7 +34,7 @@ impl Memory {
     }
 
     /// Remembers the next chunk, at whose end the camera stood at `camera`.
-    pub fn push(&mut self, camera: Camera, layers: Vec<KeyValues>) {
+    pub fn push(&mut self, camera: Camera, layers: Kept) {
         self.chunks.push_front(Chunk { camera, layers });
         self.chunks.truncate(self.reach);
     }
@@ -49,8 +50,8 @@ impl Memory {
             let camera = Tensor::new(&chunk.camera.to_array(), &candle_core::Device::Cpu)?;
             state.insert(format!("{prefix}.{i}.camera"), camera);
             for (layer, stored) in chunk.layers.iter().enumerate() {
-                state.insert(format!("{prefix}.{i}.{layer}.keys"), stored.keys().clone());
-                state.insert(format!("{prefix}.{i}.{layer}.values"), stored.values().clone());
+                state.insert(format!("{prefix}.{i}.{layer}.keys"), stored.keys()?.clone());
+                state.insert(format!("{prefix}.{i}.{layer}.values"), stored.values()?.clone());
             }
         }
         Ok(())
@@ -68,11 +69,11 @@ impl Memory {
                 break;
             }
             let camera = saved_camera(state, &format!("{prefix}.{i}.camera"))?;
-            let device = grid.key_features.device();
+            let (device, features) = (grid.key_features.device(), grid.key_features.tensor()?);
             let load = |layer: usize| {
                 let part = |part| saved(state, &format!("{prefix}.{i}.{layer}.{part}"), &[grid.tokens(), config.width]);
                 let (keys, values) = (part("keys")?.to_device(device)?, part("values")?.to_device(device)?);
-                Ok(KeyValues::new(&keys, &values, config.heads, Some(&grid.key_features))?)
+                Ok(KeyValues::new(&keys, &values, config.heads, Some(&features))?)
             };
             let layers = (0..config.temporal.len()).map(load).collect::<Result<_>>()?;
             memory.chunks.push_back(Chunk { camera, layers });

@@ -34,7 +34,7 @@ impl Config {
         let tokens = size.pixels() / (self.patch * self.patch);
         let cells = size.pixels() / (Self::CELL * Self::CELL);
         let embed = 2 * tokens * 4 * self.latent * self.dit.width;
-        let denoise = embed + self.dit.flop(tokens, self.cond) + 2 * tokens * self.dit.width * 2 * self.latent;
+        let denoise = embed + self.dit.flop(tokens, self.cond) + 2 * tokens * self.dit.width * self.latent;
         let remember = embed + self.dit.remember_flop(tokens, self.cond);
         let residual = 4 * 2 * 9 * cells * self.stem * self.stem; // two blocks of two 3x3 convolutions
         let foresee = 2 * cells * self.stem * Self::CELL * Self::CELL * 3 * self.frames_per_chunk

@@ -6,7 +6,7 @@ use super::action::MOTION_DIM;
 use super::patch::Grid;
 use crate::Result;
 use crate::checkpoint::Vars;
-use crate::kernel::FLOW_DIM;
+use crate::kernel::{Array, FLOW_DIM};
 
 /// Terms of a quadratic polynomial of the image position: 1, x, y, x², xy, y².
 const BASIS: usize = 6;
@@ -39,9 +39,10 @@ impl Flow {
 
     /// The features `[heads, tokens, FLOW_DIM]` of the queries, whose products with [`Grid::key_features`] are the
     /// bias towards the chunk in `slot`, given the camera's motion since.
-    pub fn query_features(&self, slot: usize, motion: &[f32; MOTION_DIM], grid: &Grid) -> Result<Tensor> {
-        let mut features = Vec::with_capacity(self.heads * grid.tokens() * FLOW_DIM);
-        for head in 0..self.heads {
+    pub fn query_features(&self, slot: usize, motion: &[f32; MOTION_DIM], grid: &Grid) -> Result<Array> {
+        let dims = [self.heads, grid.tokens(), FLOW_DIM];
+        let each = grid.tokens() * FLOW_DIM;
+        let fill = |head: usize, out: &mut [f32]| {
             let mut shift = [[0.0; 2]; BASIS];
             let weight = &self.weight[head * MOTION_DIM * BASIS * 2..];
             for (m, weight) in motion.iter().zip(weight.chunks_exact(BASIS * 2)) {
@@ -51,13 +52,15 @@ impl Flow {
                 }
             }
             let (alpha, offset) = (self.alpha[head], self.slot[head * self.slots + slot]);
-            for &[x, y] in &grid.positions {
+            for (out, &[x, y]) in out.as_chunks_mut().0.iter_mut().zip(&grid.positions) {
                 let basis = [1.0, x, y, x * x, x * y, y * y];
                 let along = |axis: usize| basis.iter().zip(&shift).map(|(b, s)| b * s[axis]).sum::<f32>();
                 let (tx, ty) = (grid.focal * (x + along(0)), grid.focal * (y + along(1)));
-                features.extend([2.0 * alpha * tx, 2.0 * alpha * ty, -alpha, offset - alpha * (tx * tx + ty * ty)]);
+                *out = [2.0 * alpha * tx, 2.0 * alpha * ty, -alpha, offset - alpha * (tx * tx + ty * ty)];
             }
-        }
-        Ok(Tensor::from_vec(features, (self.heads, grid.tokens(), FLOW_DIM), grid.key_features.device())?)
+        };
+        Ok(Array::new(&dims, grid.key_features.device(), |out| {
+            out.chunks_exact_mut(each).enumerate().for_each(|(head, out)| fill(head, out));
+        })?)
     }
 }

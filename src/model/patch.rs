@@ -1,9 +1,9 @@
 //! The grid of spacetime patches: any frame size becomes tokens whose positions are a property of the data, not of
 //! the network.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
-use crate::kernel::{FLOW_DIM, Rope};
+use crate::kernel::{Array, FLOW_DIM, Rope, Values, apply};
 use crate::{Error, FrameSize, Result};
 
 /// Focal length over the square root of a frame's area, of the camera the world is seen with.
@@ -22,7 +22,7 @@ pub struct Grid {
     /// 2-D rotary embedding: half of the pairs turns with x, the other half with y.
     pub rope: Rope,
     /// What a flow bias needs to know of the keys, `[tokens, FLOW_DIM]`: kx, ky, |k|², 1 in tokens.
-    pub key_features: Tensor,
+    pub key_features: Array,
 }
 
 impl Grid {
@@ -42,19 +42,23 @@ impl Grid {
         let centre = |(x, y)| [(x + 0.5 - width as f32 / 2.0) / focal, (y + 0.5 - height as f32 / 2.0) / focal];
         let positions: Vec<[f32; 2]> = tokens().map(centre).collect();
 
-        let frequencies = head_dim / 4;
-        let angles: Vec<f32> = tokens()
-            .flat_map(|(x, y)| [x, y])
-            .flat_map(|at| (0..frequencies).map(move |i| at * 100f32.powf(-(i as f32) / frequencies as f32)))
-            .collect();
-        let angles = Tensor::from_vec(angles, (height * width, 2 * frequencies), device)?;
-        let rope = Rope { cos: angles.cos()?, sin: angles.sin()? };
+        let (count, frequencies) = (height * width, head_dim / 4);
+        let turn = |f: fn(f32) -> f32| {
+            let angles = tokens()
+                .flat_map(|(x, y)| [x, y])
+                .flat_map(|at| (0..frequencies).map(move |i| at * 100f32.powf(-(i as f32) / frequencies as f32)));
+            Array::new(&[count, 2 * frequencies], device, |out| {
+                out.iter_mut().zip(angles).for_each(|(out, angle)| *out = f(angle));
+            })
+        };
+        let rope = Rope { cos: turn(f32::cos)?, sin: turn(f32::sin)? };
 
-        let features = positions.iter().flat_map(|p| {
-            let [x, y] = p.map(|v| v * focal);
-            [x, y, x * x + y * y, 1.0]
-        });
-        let key_features = Tensor::from_vec(features.collect::<Vec<_>>(), (height * width, FLOW_DIM), device)?;
+        let key_features = Array::new(&[count, FLOW_DIM], device, |out| {
+            for (out, position) in out.as_chunks_mut().0.iter_mut().zip(&positions) {
+                let [x, y] = position.map(|v| v * focal);
+                *out = [x, y, x * x + y * y, 1.0];
+            }
+        })?;
         Ok(Self { height, width, focal, positions, rope, key_features })
     }
 
@@ -65,23 +69,46 @@ impl Grid {
 }
 
 /// Tokens `[h * w, side * side * C]` from cells `[h * side, w * side, C]`; the cells of a token are in reading order.
-pub fn cells_to_tokens(cells: &Tensor, side: usize) -> Result<Tensor> {
-    let (height, width, channels) = cells.dims3()?;
-    let (h, w) = (height / side, width / side);
-    let split = cells.reshape((h, side, w, side * channels))?.transpose(1, 2)?;
-    Ok(split.contiguous()?.reshape((h * w, side * side * channels))?)
+pub fn cells_to_tokens<T: Values>(cells: &T, side: usize) -> Result<T> {
+    let &[height, width, channels] = cells.dims() else { return Err(misfit(cells.dims())) };
+    let (h, w, line) = (height / side, width / side, side * channels);
+    let run = |cells: &[f32], out: &mut [f32]| {
+        for (i, out) in out.chunks_exact_mut(line).enumerate() {
+            out.copy_from_slice(&cells[line_at(i, side, w) * line..][..line]);
+        }
+    };
+    let dims = [h * w, side * line];
+    Ok(apply(cells, &dims, run, |x| x.reshape((h, side, w, line))?.transpose(1, 2)?.contiguous()?.reshape(&dims[..]))?)
 }
 
 /// The inverse of [`cells_to_tokens`] for a grid of `height` × `width` tokens.
-pub fn tokens_to_cells(tokens: &Tensor, height: usize, width: usize, side: usize) -> Result<Tensor> {
-    let channels = tokens.dim(1)? / (side * side);
-    let split = tokens.reshape((height, width, side, side * channels))?.transpose(1, 2)?;
-    Ok(split.contiguous()?.reshape((height * side, width * side, channels))?)
+pub fn tokens_to_cells<T: Values>(tokens: &T, height: usize, width: usize, side: usize) -> Result<T> {
+    let &[_, numbers] = tokens.dims() else { return Err(misfit(tokens.dims())) };
+    let line = numbers / side;
+    let run = |tokens: &[f32], out: &mut [f32]| {
+        for (i, tokens) in tokens.chunks_exact(line).enumerate() {
+            out[line_at(i, side, width) * line..][..line].copy_from_slice(tokens);
+        }
+    };
+    let dims = [height * side, width * side, line / side];
+    let split = (height, width, side, line);
+    Ok(apply(tokens, &dims, run, |x| x.reshape(split)?.transpose(1, 2)?.contiguous()?.reshape(&dims[..]))?)
+}
+
+fn misfit(dims: &[usize]) -> Error {
+    candle_core::Error::msg(format!("{dims:?} are neither cells nor tokens")).into()
+}
+
+/// Where among the lines of `side` cells, in a grid of `width` tokens, is the one that is number `i` as tokens hold them.
+fn line_at(i: usize, side: usize, width: usize) -> usize {
+    let (token, line) = (i / side, i % side);
+    (token / width * side + line) * width + token % width
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Tensor;
 
     #[test]
     fn sizes_that_are_no_whole_number_of_patches_are_refused() {
@@ -96,9 +123,11 @@ mod tests {
     #[test]
     fn tokens_hold_their_cells_in_reading_order() {
         let cells = Tensor::arange(0f32, 24.0, &Device::Cpu).unwrap().reshape((4, 6, 1)).unwrap();
+        let cells = Array::from_tensor(&cells).unwrap();
         let tokens = cells_to_tokens(&cells, 2).unwrap();
-        assert_eq!(tokens.get(1).unwrap().to_vec1::<f32>().unwrap(), [2.0, 3.0, 8.0, 9.0]);
+        assert_eq!(tokens[4..8], [2.0, 3.0, 8.0, 9.0]);
+        assert_eq!(tokens.dims(), [6, 4]);
         let back = tokens_to_cells(&tokens, 2, 3, 2).unwrap();
-        assert_eq!(back.to_vec3::<f32>().unwrap(), cells.to_vec3::<f32>().unwrap());
+        assert_eq!(back[..], cells[..]);
     }
 }

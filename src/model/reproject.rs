@@ -4,6 +4,7 @@
 
 use super::action::Camera;
 use super::warp::{Lens, between};
+use crate::kernel::with_scratch;
 
 /// Of the way to a thing: it fades from there to twice that, and is behind a camera that came closer.
 const NEAR: f32 = 0.05;
@@ -12,11 +13,12 @@ const FARTHEST: f32 = 0.02;
 /// Share of a cell from which on it is taken as seen.
 const KNOWN: f32 = 0.3;
 
-/// Nearness of flat, bare ground `eye` blocks below a camera of this pitch in radians, line by line, in `height` × `width` cells;
+/// Fills `out` with the nearness of flat, bare ground `eye` blocks below a camera of this pitch in radians, line by line, in `height` × `width` cells;
 /// all is far where `eye` is 0.
-pub fn ground(height: usize, width: usize, pitch: f32, eye: f32) -> Vec<f32> {
+pub fn ground(height: usize, width: usize, pitch: f32, eye: f32, out: &mut [f32]) {
     let lens = Lens::new(height, width, 1);
-    (0..height * width).map(|i| slope(lens.ray(i % width, i / width), pitch, eye)).collect()
+    let out = out.iter_mut().enumerate();
+    out.for_each(|(i, near)| *near = slope(lens.ray(i % width, i / width), pitch, eye));
 }
 
 fn slope([_, y]: [f32; 2], pitch: f32, eye: f32) -> f32 {
@@ -60,34 +62,37 @@ impl Carry {
 /// Every cell is handed to the four that it falls between, the nearer the more it counts (softmax splatting, Niklaus & Liu 2020,
 /// with a power for the exponential); then both are smoothed, to close the gaps that walking ahead opens.
 pub(super) fn splat(nearness: &[f32], carry: &Carry, [height, width]: [usize; 2], out: &mut [f32]) {
-    let lens = Lens::new(height, width, 1);
-    let mut sums = vec![[0.0; 3]; height * width];
-    for (i, &near) in nearness.iter().enumerate() {
-        let [x, y, z] = carry.ray(lens.ray(i % width, i / width), near);
-        let ahead = ahead(z);
-        if ahead == 0.0 {
-            continue;
-        }
-        let [x, y] = lens.point([x, y, z]);
-        let near = near / z;
-        let (left, top) = (x.floor(), y.floor());
-        for (column, across) in [(left, left + 1.0 - x), (left + 1.0, x - left)] {
-            for (line, down) in [(top, top + 1.0 - y), (top + 1.0, y - top)] {
-                let inside = |at: f32, count: usize| at >= 0.0 && at < count as f32;
-                if inside(column, width) && inside(line, height) {
-                    let share = ahead * across * down;
-                    let weight = share * (near + FARTHEST).powi(2);
-                    let sum = &mut sums[line as usize * width + column as usize];
-                    *sum = [sum[0] + weight * near, sum[1] + weight, sum[2] + share];
+    let (lens, cells) = (Lens::new(height, width, 1), height * width);
+    with_scratch(2 * 3 * cells, |scratch| {
+        let (sums, across) = scratch.as_chunks_mut::<3>().0.split_at_mut(cells);
+        sums.fill([0.0; 3]);
+        for (i, &near) in nearness.iter().enumerate() {
+            let [x, y, z] = carry.ray(lens.ray(i % width, i / width), near);
+            let ahead = ahead(z);
+            if ahead == 0.0 {
+                continue;
+            }
+            let [x, y] = lens.point([x, y, z]);
+            let near = near / z;
+            let (left, top) = (x.floor(), y.floor());
+            for (column, along) in [(left, left + 1.0 - x), (left + 1.0, x - left)] {
+                for (line, down) in [(top, top + 1.0 - y), (top + 1.0, y - top)] {
+                    let inside = |at: f32, count: usize| at >= 0.0 && at < count as f32;
+                    if inside(column, width) && inside(line, height) {
+                        let share = ahead * along * down;
+                        let weight = share * (near + FARTHEST).powi(2);
+                        let sum = &mut sums[line as usize * width + column as usize];
+                        *sum = [sum[0] + weight * near, sum[1] + weight, sum[2] + share];
+                    }
                 }
             }
         }
-    }
-    let (near, share) = out.split_at_mut(height * width);
-    let across: Vec<_> = smooth(&sums, width, 1).collect();
-    for ([nearness, weight, known], (near, share)) in smooth(&across, width, width).zip(near.iter_mut().zip(share)) {
-        (*near, *share) = (nearness / (weight + 1e-20), known);
-    }
+        across.iter_mut().zip(smooth(sums, width, 1)).for_each(|(out, sum)| *out = sum);
+        let (near, share) = out.split_at_mut(cells);
+        for ([nearness, weight, known], (near, share)) in smooth(across, width, width).zip(near.iter_mut().zip(share)) {
+            (*near, *share) = (nearness / (weight + 1e-20), known);
+        }
+    });
 }
 
 /// What [`splat`] made.

@@ -1,24 +1,26 @@
 //! From noise to a latent in a few steps.
 
-use candle_core::Tensor;
+use smallvec::SmallVec;
 
 use crate::Result;
-use crate::kernel::rms_norm;
+use crate::kernel::{Array, rms_norm};
+
+/// Signal levels, as many as are usual without a list on the heap.
+pub type Levels = SmallVec<[f32; 8]>;
 
 /// The signal levels at which a sampler of `steps` evaluations asks: from 0 evenly towards 1.
-pub fn levels(steps: usize) -> Vec<f32> {
+pub fn levels(steps: usize) -> Levels {
     (0..steps).map(|i| i as f32 / steps as f32).collect()
 }
 
 /// Denoises `x` `[tokens, latent]`, at the first of rising signal levels, deterministically (DDIM, Song et al. 2021): x
 /// moves on the line between its noise and the present prediction, `denoise` of x and the number of its level. The finished
 /// latent is put back on its unit-RMS sphere.
-pub fn sample(x: Tensor, levels: &[f32], denoise: impl Fn(&Tensor, usize) -> Result<Tensor>) -> Result<Tensor> {
-    let mut x = x;
+pub fn sample(mut x: Array, levels: &[f32], denoise: impl Fn(&Array, usize) -> Result<Array>) -> Result<Array> {
     for (i, &now) in levels.iter().enumerate() {
         let clean = denoise(&x, i)?;
         x = match levels.get(i + 1) {
-            Some(after) => (&x + ((clean - &x)? * f64::from((after - now) / (1.0 - now)))?)?,
+            Some(after) => towards(x, &clean, (after - now) / (1.0 - now))?,
             None => clean,
         };
     }
@@ -26,20 +28,26 @@ pub fn sample(x: Tensor, levels: &[f32], denoise: impl Fn(&Tensor, usize) -> Res
 }
 
 /// The prediction with a prompt, moved on from the one without it (classifier-free guidance, Ho & Salimans 2022).
-pub fn guided(with: &Tensor, without: &Tensor, scale: f32) -> Result<Tensor> {
-    Ok((without + ((with - without)? * f64::from(scale))?)?)
+pub fn guided(with: &Array, without: Array, scale: f32) -> Result<Array> {
+    towards(without, with, scale)
 }
 
 /// A latent as it is remembered: with a little noise, so that small errors of the past do not matter.
-pub fn remembered(latent: &Tensor, noise: &Tensor, context_noise: f32) -> Result<Tensor> {
-    let level = f64::from(context_noise);
-    Ok(((latent * (1.0 - level))? + (noise * level)?)?)
+pub fn remembered(latent: Array, noise: &Array, context_noise: f32) -> Result<Array> {
+    let (own, share) = ((1.0 - f64::from(context_noise)) as f32, context_noise);
+    let run = |latent, noise| latent * own + noise * share;
+    Ok(latent.zip(noise, run, |latent, noise| (latent * f64::from(own))? + (noise * f64::from(share))?)?)
+}
+
+/// `x`, so far towards `y`.
+fn towards(x: Array, y: &Array, far: f32) -> Result<Array> {
+    Ok(x.zip(y, |x, y| x + (y - x) * far, |x, y| x + ((y - x)? * f64::from(far))?)?)
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
     fn levels_rise_from_noise() {
-        assert_eq!(super::levels(4), [0.0, 0.25, 0.5, 0.75]);
+        assert_eq!(super::levels(4)[..], [0.0, 0.25, 0.5, 0.75]);
     }
 }

@@ -1,6 +1,9 @@
 //! A stack of transformer blocks over the tokens of one chunk, causal over time through the temporal ones.
 
+use std::borrow::Cow;
+
 use candle_core::Tensor;
+use smallvec::SmallVec;
 
 use super::action::Camera;
 use super::cache::Memory;
@@ -9,7 +12,7 @@ use super::flow::Flow;
 use super::patch::Grid;
 use crate::Result;
 use crate::checkpoint::Vars;
-use crate::kernel::{Activation, Block, KeyValues, Linear, MODULATIONS, Past};
+use crate::kernel::{Activation, Array, Block, KeyValues, Linear, MODULATIONS, Past};
 
 /// The blocks of a trunk.
 pub struct Trunk {
@@ -21,33 +24,37 @@ pub struct Trunk {
     ada: Linear,
 }
 
-/// Every block's modulation by one of several conditioning vectors.
-#[derive(Clone)]
-pub struct Modulation {
-    /// `[vectors, blocks * MODULATIONS * width]`.
-    values: Tensor,
-    vector: usize,
-    width: usize,
-}
+/// Every block's modulation by one conditioning vector, `[blocks * MODULATIONS * width]`.
+pub struct Modulation(Array);
 
 impl Modulation {
-    /// That by another of the vectors.
-    #[must_use]
-    pub fn of(&self, vector: usize) -> Self {
-        Self { vector, ..self.clone() }
+    /// One row of [`Trunk::modulation`].
+    pub fn new(row: Array) -> Self {
+        Self(row)
     }
 
-    fn block(&self, block: usize) -> Result<Tensor> {
-        let length = MODULATIONS * self.width;
-        Ok(self.values.get(self.vector)?.narrow(0, block * length, length)?)
+    fn block(&self, block: usize, width: usize) -> Result<Array> {
+        let length = MODULATIONS * width;
+        Ok(self.0.part(block * length, &[length])?)
     }
 }
+
+/// The keys and values of the temporal blocks, as many as are usual without a list on the heap.
+pub type Kept = SmallVec<[KeyValues; 4]>;
 
 /// What the temporal blocks see of the past while one chunk is made.
 #[derive(Default)]
 pub struct Recall<'a> {
-    /// Of every temporal block.
-    layers: Vec<Vec<Past<'a>>>,
+    /// Of every temporal block, one block after the other.
+    seen: SmallVec<[Past<'a>; 24]>,
+    /// Chunks that each sees.
+    chunks: usize,
+}
+
+impl<'a> Recall<'a> {
+    fn of(&self, temporal: usize) -> &[Past<'a>] {
+        &self.seen[temporal * self.chunks..][..self.chunks]
+    }
 }
 
 impl Trunk {
@@ -80,30 +87,35 @@ impl Trunk {
         &self.config
     }
 
-    /// The modulation by the first of conditioning vectors `[vectors, cond]`.
-    pub fn modulation(&self, cond: &Tensor) -> Result<Modulation> {
-        Ok(Modulation { values: self.ada.forward(cond, Activation::None)?, vector: 0, width: self.config.width })
+    /// The [`Modulation`]s by conditioning vectors `[vectors, cond]`, each a row.
+    pub fn modulation(&self, cond: &Array) -> Result<Array> {
+        Ok(self.ada.forward(cond, Activation::None)?)
+    }
+
+    /// The modulation by one conditioning vector `[1, cond]`.
+    pub fn modulated(&self, cond: &Array) -> Result<Modulation> {
+        Ok(Modulation::new(self.modulation(cond)?.reshape(&[self.ada.outputs()])?))
     }
 
     /// What the blocks see of `memory` from where the camera is now.
     pub fn recall<'a>(&self, memory: &'a Memory, now: &Camera, grid: &Grid) -> Result<Recall<'a>> {
-        let layers = self.flows.iter().enumerate().map(|(layer, flow)| {
-            let slots = self.config.offsets.iter().enumerate();
-            let seen = slots.filter_map(|(slot, &offset)| memory.back(offset).map(|chunk| (slot, chunk)));
-            let seen = seen.map(|(slot, (then, layers))| {
+        let mut recall = Recall::default();
+        for (layer, flow) in self.flows.iter().enumerate() {
+            for (slot, &offset) in self.config.offsets.iter().enumerate() {
+                let Some((then, layers)) = memory.back(offset) else { continue };
                 let features = flow.query_features(slot, &now.motion_since(then), grid)?;
-                Ok(Past { keys: &layers[layer], features })
-            });
-            seen.collect::<Result<Vec<_>>>()
-        });
-        Ok(Recall { layers: layers.collect::<Result<_>>()? })
+                recall.seen.push(Past { keys: &layers[layer], features: Cow::Owned(features) });
+            }
+        }
+        recall.chunks = recall.seen.len().checked_div(self.flows.len()).unwrap_or(0);
+        Ok(recall)
     }
 
     /// The tokens `[tokens, width]` after all blocks.
-    pub fn forward(&self, x: Tensor, modulation: &Modulation, grid: &Grid, recall: &Recall) -> Result<Tensor> {
-        let step = |x: Tensor, (layer, block): (usize, &Block)| {
-            let past = self.temporal(layer).map_or(&[][..], |index| &recall.layers[index]);
-            Ok(block.forward(&x, &modulation.block(layer)?, &grid.rope, past)?)
+    pub fn forward(&self, x: Array, modulation: &Modulation, grid: &Grid, recall: &Recall) -> Result<Array> {
+        let step = |x: Array, (layer, block): (usize, &Block)| {
+            let past = self.temporal(layer).map_or(&[][..], |index| recall.of(index));
+            Ok(block.forward(&x, &modulation.block(layer, self.config.width)?, &grid.rope, past)?)
         };
         self.blocks.iter().enumerate().try_fold(x, step)
     }
@@ -111,21 +123,22 @@ impl Trunk {
     /// The same, with the keys and values of the temporal blocks.
     pub fn forward_keeping(
         &self,
-        x: Tensor,
+        x: Array,
         modulation: &Modulation,
         grid: &Grid,
         recall: &Recall,
-    ) -> Result<(Tensor, Vec<KeyValues>)> {
-        let mut kept = Vec::with_capacity(self.flows.len());
+    ) -> Result<(Array, Kept)> {
+        let mut kept = Kept::new();
         Ok((self.keep(self.blocks.len(), x, modulation, grid, recall, &mut kept)?, kept))
     }
 
     /// Only the keys and values of the temporal blocks.
-    pub fn remember(&self, x: Tensor, modulation: &Modulation, grid: &Grid, recall: &Recall) -> Result<Vec<KeyValues>> {
-        let mut kept = Vec::with_capacity(self.flows.len());
+    pub fn remember(&self, x: Array, modulation: &Modulation, grid: &Grid, recall: &Recall) -> Result<Kept> {
+        let mut kept = Kept::new();
         if let Some(&last) = self.config.temporal.last() {
             let x = self.keep(last, x, modulation, grid, recall, &mut kept)?;
-            kept.push(self.blocks[last].keys(&x, &modulation.block(last)?, &grid.rope, &grid.key_features)?);
+            let modulation = modulation.block(last, self.config.width)?;
+            kept.push(self.blocks[last].keys(&x, &modulation, &grid.rope, &grid.key_features)?);
         }
         Ok(kept)
     }
@@ -134,17 +147,17 @@ impl Trunk {
     fn keep(
         &self,
         count: usize,
-        mut x: Tensor,
+        mut x: Array,
         modulation: &Modulation,
         grid: &Grid,
         recall: &Recall,
-        kept: &mut Vec<KeyValues>,
-    ) -> Result<Tensor> {
+        kept: &mut Kept,
+    ) -> Result<Array> {
         for (layer, block) in self.blocks[..count].iter().enumerate() {
-            let modulation = modulation.block(layer)?;
+            let modulation = modulation.block(layer, self.config.width)?;
             match self.temporal(layer) {
                 Some(index) => {
-                    let past = &recall.layers[index];
+                    let past = recall.of(index);
                     let keys;
                     (x, keys) = block.forward_keeping(&x, &modulation, &grid.rope, past, &grid.key_features)?;
                     kept.push(keys);

@@ -1,15 +1,15 @@
 //! The video compression network (VCN): the frames of a chunk to one latent, compressed in time and space, and back.
 
-use candle_core::{Result as TensorResult, Tensor};
+use candle_core::Result as TensorResult;
 
 use super::config::{Config, TrunkConfig};
 use super::patch::{Grid, cells_to_tokens, tokens_to_cells};
 use super::reproject::ground;
-use super::trunk::{Recall, Trunk};
+use super::trunk::{Kept, Recall, Trunk};
 use super::warp::turn_back;
 use crate::Result;
 use crate::checkpoint::Vars;
-use crate::kernel::{Activation, Conv3x3, KeyValues, Linear, activate, rms_norm};
+use crate::kernel::{Activation, Array, Conv3x3, Linear, activate, rms_norm};
 
 /// Residual blocks of the convolutional parts.
 const RES_BLOCKS: usize = 2;
@@ -44,11 +44,11 @@ struct Head {
 /// What the decoder makes of a chunk.
 pub struct Drawn {
     /// Its frames as cells `[height, width, numbers]`.
-    pub cells: Tensor,
+    pub cells: Array,
     /// The nearness of the last frame's cells `[height, width]`, see [`reproject`](super::reproject).
-    pub nearness: Tensor,
+    pub nearness: Array,
     /// What the decoder remembers of it.
-    pub remembered: Vec<KeyValues>,
+    pub remembered: Kept,
 }
 
 /// `x + conv2(silu(conv1(silu(x))))`.
@@ -65,7 +65,7 @@ impl ResBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> TensorResult<Tensor> {
+    fn forward(&self, x: &Array) -> TensorResult<Array> {
         let h = self.conv1.forward(x, Activation::Silu, Activation::Silu, None)?;
         self.conv2.forward(&h, Activation::None, Activation::None, Some(x))
     }
@@ -117,17 +117,17 @@ impl Vcn {
 
     /// The latent `[tokens, latent]` of cells `[height, width, numbers]` (see
     /// [`frames_to_cells`](crate::kernel::frames_to_cells)) and the features of their controls.
-    pub fn encode(&self, cells: &Tensor, controls: &Tensor, grid: &Grid) -> Result<Tensor> {
+    pub fn encode(&self, cells: Array, controls: &Array, grid: &Grid) -> Result<Array> {
         let (height, width, numbers) = cells.dims3()?;
-        let x = self.enc_in.forward(&cells.reshape((height * width, numbers))?, Activation::None)?;
-        let mut x = x.reshape((height, width, self.enc_in.outputs()))?;
+        let x = self.enc_in.forward(&cells.reshape(&[height * width, numbers])?, Activation::None)?;
+        let mut x = x.reshape(&[height, width, self.enc_in.outputs()])?;
         for res in &self.enc_res {
             x = res.forward(&x)?;
         }
         let x = cells_to_tokens(&activate(&x, Activation::Silu)?, self.cells)?;
         let x = self.enc_token.forward(&x, Activation::None)?;
         let cond = self.enc_control.forward(controls, Activation::Silu)?;
-        let x = self.enc_blocks.forward(x, &self.enc_blocks.modulation(&cond)?, grid, &Recall::default())?;
+        let x = self.enc_blocks.forward(x, &self.enc_blocks.modulated(&cond)?, grid, &Recall::default())?;
         Ok(rms_norm(&self.enc_out.forward(&rms_norm(&x)?, Activation::None)?)?)
     }
 
@@ -135,8 +135,8 @@ impl Vcn {
     /// the camera's at its end, in radians.
     pub fn decode(
         &self,
-        latent: &Tensor,
-        controls: &Tensor,
+        latent: &Array,
+        controls: &Array,
         turns: &[[f32; 2]],
         pitch: f32,
         grid: &Grid,
@@ -144,7 +144,7 @@ impl Vcn {
     ) -> Result<Drawn> {
         let x = self.dec_in.forward(latent, Activation::None)?;
         let cond = self.dec_control.forward(controls, Activation::Silu)?;
-        let (x, remembered) = self.dec_blocks.forward_keeping(x, &self.dec_blocks.modulation(&cond)?, grid, recall)?;
+        let (x, remembered) = self.dec_blocks.forward_keeping(x, &self.dec_blocks.modulated(&cond)?, grid, recall)?;
         let told = rms_norm(&x)?;
         let x = self.dec_token.forward(&told, Activation::None)?;
         let mut x = tokens_to_cells(&x, grid.height, grid.width, self.cells)?;
@@ -152,25 +152,25 @@ impl Vcn {
             x = res.forward(&x)?;
         }
         let (height, width, channels) = x.dims3()?;
-        let x = activate(&x, Activation::Silu)?.reshape((height * width, channels))?;
+        let x = activate(&x, Activation::Silu)?.reshape(&[height * width, channels])?;
         let x = self.dec_out.forward(&x, Activation::None)?;
-        let drawn = x.reshape((height, width, self.dec_out.outputs()))?;
-        let flat = Tensor::from_vec(ground(height, width, pitch, self.eye), (height, width, 1), latent.device())?;
+        let drawn = x.reshape(&[height, width, self.dec_out.outputs()])?;
+        let flat = Array::new(&[height, width, 1], latent.device(), |out| ground(height, width, pitch, self.eye, out))?;
         let nearness = match &self.near {
-            Some(head) => (&flat + head.forward(&told, &flat, &cond, grid, self.cells)?)?,
+            Some(head) => head.forward(&told, &flat, &cond, grid, self.cells)?.plus(&flat)?,
             None => flat,
         };
         let cells = turn_back(&drawn, turns, Config::CELL)?;
-        Ok(Drawn { cells, nearness: nearness.squeeze(2)?, remembered })
+        Ok(Drawn { cells, nearness: nearness.reshape(&[height, width])?, remembered })
     }
 }
 
 impl Head {
     /// How much nearer than flat ground each cell `[height, width, 1]` is.
-    fn forward(&self, told: &Tensor, flat: &Tensor, cond: &Tensor, grid: &Grid, cells: usize) -> Result<Tensor> {
-        let x = Tensor::cat(&[told, &cells_to_tokens(flat, cells)?], 1)?;
+    fn forward(&self, told: &Array, flat: &Array, cond: &Array, grid: &Grid, cells: usize) -> Result<Array> {
+        let x = Array::columns(&[told, &cells_to_tokens(flat, cells)?])?;
         let x = self.near_in.forward(&x, Activation::None)?;
-        let x = self.near_blocks.forward(x, &self.near_blocks.modulation(cond)?, grid, &Recall::default())?;
+        let x = self.near_blocks.forward(x, &self.near_blocks.modulated(cond)?, grid, &Recall::default())?;
         let x = self.near_out.forward(&rms_norm(&x)?, Activation::None)?;
         tokens_to_cells(&x, grid.height, grid.width, cells)
     }

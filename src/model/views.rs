@@ -1,18 +1,19 @@
 //! What is still in view of the past: frames as another camera sees them.
 
 use std::f64::consts::TAU;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 use half::f16;
+use smallvec::SmallVec;
 
 use super::RolloutState;
 use super::action::Camera;
 use super::cache::{saved, saved_camera};
 use super::reproject::{Carry, Splat, ground_at, look_up, splat};
-use super::warp::{Cells, Lens, Picture, RGB};
+use super::warp::{Cells, Lens, Picture, RGB, half};
 use crate::Result;
-use crate::kernel::{View, for_each_chunk};
+use crate::kernel::{Array, for_each_chunk};
 
 /// Key frames at most.
 const MOST: usize = 6;
@@ -37,45 +38,59 @@ pub struct Views {
 /// A frame and where it was seen from.
 #[derive(Clone)]
 struct Seen {
-    /// Cells `[height, width, 3 * side * side]` in −1..1, in half precision.
-    cells: Tensor,
-    /// How near each cell is `[height, width]`, see [`super::reproject`], in half precision.
-    nearness: Tensor,
+    picture: Picture,
+    /// How near each cell is `[height, width]`, see [`super::reproject`]; as the picture on the CPU and rounded to half precision.
+    nearness: Array,
     camera: Camera,
-    /// The cells as they are sampled, made when they first are.
-    picture: Arc<OnceLock<Picture>>,
+    /// Both in half precision as they are saved, made when they first are: cells `[height, width, 3 * side * side]` in −1..1 and
+    /// nearness.
+    saved: OnceLock<[Tensor; 2]>,
 }
 
 impl Seen {
+    /// The last frame of cells `[height, width, frames * 3 * side * side]`.
+    fn new(cells: &Array, nearness: &Array, camera: Camera, side: usize) -> Result<Self> {
+        let (height, width, channels) = cells.dims3()?;
+        if nearness.dims() != [height, width] || channels < RGB * side * side {
+            return Err(candle_core::Error::msg(format!("cells of {channels} channels are not a frame")).into());
+        }
+        let picture = Picture::new(&Cells { values: &cells.numbers()?, height, width, channels, side })?;
+        let numbers = nearness.numbers()?;
+        let nearness = Array::new(nearness.dims(), &Device::Cpu, |out| {
+            out.iter_mut().zip(&*numbers).for_each(|(out, near)| *out = half(near.max(0.0)));
+        })?;
+        Ok(Self { picture, nearness, camera, saved: OnceLock::new() })
+    }
+
     fn names(name: &str) -> [String; 3] {
         ["cells", "nearness", "camera"].map(|part| format!("{name}.{part}"))
     }
 
     fn save(&self, name: &str, state: &mut RolloutState) -> Result<()> {
+        if self.saved.get().is_none() {
+            let (height, width) = self.nearness.dims2()?;
+            let near: Vec<_> = self.nearness.iter().map(|&near| f16::from_f32(near)).collect();
+            let shape = (height, width, RGB * self.picture.side * self.picture.side);
+            let cells = Tensor::from_vec(self.picture.cells(), shape, &Device::Cpu)?;
+            let near = Tensor::from_vec(near, (height, width), &Device::Cpu)?;
+            self.saved.get_or_init(|| [cells, near]);
+        }
         let [cells, nearness, camera] = Self::names(name);
-        state.insert(cells, self.cells.clone());
-        state.insert(nearness, self.nearness.clone());
+        if let Some(saved) = self.saved.get() {
+            state.insert(cells, saved[0].clone());
+            state.insert(nearness, saved[1].clone());
+        }
         state.insert(camera, Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
         Ok(())
     }
 
     /// The inverse of [`Seen::save`].
-    fn restore(name: &str, state: &RolloutState, shape: &[usize; 3], device: &Device) -> Result<Self> {
+    fn restore(name: &str, state: &RolloutState, shape: &[usize; 3], side: usize) -> Result<Self> {
         let [cells, nearness, camera] = Self::names(name);
-        let half = |name: &str, shape: &[usize]| -> Result<Tensor> {
-            Ok(saved(state, name, shape)?.to_dtype(DType::F16)?.to_device(device)?)
+        let array = |name: &str, shape: &[usize]| -> Result<Array> {
+            Ok(Array::from_tensor(&saved(state, name, shape)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)?)
         };
-        let (cells, nearness) = (half(&cells, shape)?, half(&nearness, &shape[..2])?);
-        Ok(Self { cells, nearness, camera: saved_camera(state, &camera)?, picture: Arc::default() })
-    }
-
-    fn picture(&self, side: usize) -> Result<&Picture> {
-        if let Some(picture) = self.picture.get() {
-            return Ok(picture);
-        }
-        let (height, width, channels) = self.cells.dims3()?;
-        let values = &self.cells.flatten_all()?.to_vec1::<f16>()?;
-        Ok(self.picture.get_or_init(|| Picture::new(&Cells { values, height, width, channels, side })))
+        Self::new(&array(&cells, shape)?, &array(&nearness, &shape[..2])?, saved_camera(state, &camera)?, side)
     }
 }
 
@@ -98,11 +113,13 @@ impl Views {
         self.last.is_none()
     }
 
-    /// Takes a frame, as cells `[height, width, 3 * side * side]` and their nearness `[height, width]`, that `camera` sees.
-    pub fn add(&mut self, cells: &Tensor, nearness: &Tensor, camera: Camera) -> Result<()> {
-        let cells = cells.to_dtype(DType::F16)?.clamp(-1f32, 1f32)?;
-        let nearness = nearness.maximum(0f32)?.to_dtype(DType::F16)?;
-        let seen = Seen { cells, nearness, camera, picture: Arc::default() };
+    /// Takes the last frame of cells `[height, width, frames * 3 * side * side]` and its nearness `[height, width]`, that `camera`
+    /// sees.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] when they do not fit each other.
+    pub fn add(&mut self, cells: &Array, nearness: &Array, camera: Camera, side: usize) -> Result<()> {
+        let seen = Seen::new(cells, nearness, camera, side)?;
         self.keys.retain(|key| way(&camera, &key.camera) <= FAR);
         let distances = self.keys.iter().map(|key| apart(&camera, &key.camera)).enumerate();
         let (index, nearest) = distances.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::INFINITY));
@@ -122,36 +139,32 @@ impl Views {
     /// ground. Nothing if nothing has been seen. `eye` is that of the [`Config`](super::config::Config).
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] when a frame's cells are not of this `side`.
-    pub fn see(&self, cameras: &[Camera], eye: f32, side: usize) -> Result<Option<Tensor>> {
+    /// Those of the device.
+    pub fn see(&self, cameras: &[Camera], eye: f32, device: &Device) -> Result<Option<Array>> {
         let Some(last) = &self.last else { return Ok(None) };
-        let (height, width, channels) = last.cells.dims3()?;
+        let (height, width) = last.nearness.dims2()?;
+        let side = last.picture.side;
         let (frames, picture) = (cameras.len(), RGB * side * side);
-        if channels != picture {
-            return Err(candle_core::Error::msg(format!("cells of {channels} channels are not one frame")).into());
-        }
         // A key frame before the last one, as that was drawn from it: what is drawn less often is sharper and nearer the truth.
-        let mut views: Vec<&Seen> = self.keys.iter().collect();
+        let mut views: SmallVec<[&Seen; MOST + 1]> = self.keys.iter().collect();
         if let Some(now) = cameras.last() {
-            views.sort_by(|a, b| apart(now, &a.camera).total_cmp(&apart(now, &b.camera)));
+            let away = |seen: &Seen| apart(now, &seen.camera);
+            views.sort_by(|a, b| away(a).total_cmp(&away(b)));
         }
         views.push(last);
-        let pictures = views.iter().map(|seen| seen.picture(side)).collect::<Result<Vec<_>>>()?;
-        let floats = |seen: &&Seen| seen.nearness.to_dtype(DType::F32)?.to_device(&Device::Cpu);
-        let nearness = views.iter().map(floats).collect::<Result<Vec<_>, _>>()?;
-        let near = nearness.iter().map(View::new).collect::<Result<Vec<_>, _>>()?;
 
         // how near what every camera sees is, by every view
-        let (shape, pairs) = ([height, width], frames * views.len());
+        let (shape, pairs, cells) = ([height, width], frames * views.len(), height * width);
         let way = |pair: usize| (&views[pair % views.len()].camera, &cameras[pair / views.len()]);
-        let mut moved = vec![0.0; pairs * 2 * height * width];
-        for_each_chunk(&mut moved, 2 * height * width, |pair, out| {
-            let (then, now) = way(pair);
-            splat(&near[pair % views.len()], &Carry::new(then, now), shape, out);
-        });
-        let splats = moved.chunks_exact(2 * height * width).map(|values| Splat::new(values, shape));
+        let moved = Array::new(&[pairs, 2, cells], &Device::Cpu, |moved| {
+            for_each_chunk(moved, 2 * cells, |pair, out| {
+                let (then, now) = way(pair);
+                splat(&views[pair % views.len()].nearness, &Carry::new(then, now), shape, out);
+            });
+        })?;
+        let splats = moved.chunks_exact(2 * cells).map(|values| Splat::new(values, shape));
         let back = (0..pairs).map(way).map(|(then, now)| Carry::new(now, then));
-        let seen: Vec<_> = splats.zip(back).collect();
+        let seen: SmallVec<[_; 16]> = splats.zip(back).collect();
 
         let lens = Lens::new(height, width, side);
         let colour = |frame: usize, x: usize, y: usize| {
@@ -160,12 +173,15 @@ impl Views {
             let (mut colour, mut left) = ([0.0; RGB], 1.0);
             let mut add = |view: usize, [x, y]: [f32; 2], share: f32| {
                 // bicubic, as frames are seen again and again: bilinear blurs them each time
-                let pixel = pictures[view].sample(x, y);
+                let pixel = views[view].picture.sample(x, y);
                 colour.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += share * value.clamp(-1.0, 1.0));
             };
             let seen = &seen[frame * views.len()..][..views.len()];
             for (view, (splat, back)) in seen.iter().enumerate() {
                 let (nearness, share) = splat.at(cell(x), cell(y));
+                if share == 0.0 {
+                    continue;
+                }
                 let (at, inside) = look_up(&lens, back, ray, nearness);
                 let share = share * inside;
                 if share > 0.0 {
@@ -180,8 +196,7 @@ impl Views {
             add(views.len() - 1, at, left);
             colour
         };
-        let mut out = vec![0.0; height * width * frames * picture];
-        for_each_chunk(&mut out, width * frames * picture, |line, out| {
+        let draw = |line: usize, out: &mut [f32]| {
             for (column, out) in out.chunks_exact_mut(frames * picture).enumerate() {
                 for (frame, out) in out.chunks_exact_mut(picture).enumerate() {
                     for pixel in 0..side * side {
@@ -192,8 +207,9 @@ impl Views {
                     }
                 }
             }
-        });
-        Ok(Some(Tensor::from_vec(out, (height, width, frames * picture), last.cells.device())?))
+        };
+        let dims = [height, width, frames * picture];
+        Ok(Some(Array::new(&dims, device, |out| for_each_chunk(out, width * frames * picture, draw))?))
     }
 
     /// Adds all of it to `state`.
@@ -208,8 +224,8 @@ impl Views {
     ///
     /// # Errors
     /// [`crate::Error::Input`] when the state is of another size.
-    pub fn restore(state: &RolloutState, shape: &[usize; 3], device: &Device) -> Result<Self> {
-        let restore = |name: &str| Seen::restore(name, state, shape, device);
+    pub fn restore(state: &RolloutState, shape: &[usize; 3], side: usize) -> Result<Self> {
+        let restore = |name: &str| Seen::restore(name, state, shape, side);
         let names = (0..MOST).map(|i| format!("key.{i}")).take_while(|name| state.contains_key(&Seen::names(name)[0]));
         Ok(Self { last: Some(restore("last")?), keys: names.map(|name| restore(&name)).collect::<Result<_>>()? })
     }
@@ -231,26 +247,28 @@ mod tests {
     }
 
     /// A frame whose red is drawn.
-    fn frame(draw: impl Fn(usize, usize) -> f32) -> Tensor {
-        let mut values = vec![0.0; SIZE * SIZE * RGB];
-        (0..SIZE * SIZE).for_each(|i| values[index(i % SIZE, i / SIZE)] = draw(i % SIZE, i / SIZE));
-        Tensor::from_vec(values, (SIZE / SIDE, SIZE / SIDE, RGB * SIDE * SIDE), &Device::Cpu).unwrap()
+    fn frame(draw: impl Fn(usize, usize) -> f32) -> Array {
+        let fill = |out: &mut [f32]| {
+            out.fill(0.0);
+            (0..SIZE * SIZE).for_each(|i| out[index(i % SIZE, i / SIZE)] = draw(i % SIZE, i / SIZE));
+        };
+        Array::new(&[SIZE / SIDE, SIZE / SIDE, RGB * SIDE * SIDE], &Device::Cpu, fill).unwrap()
     }
 
     const CELLS: usize = SIZE / SIDE;
 
-    fn near(nearness: Vec<f32>) -> Tensor {
-        Tensor::from_vec(nearness, (CELLS, CELLS), &Device::Cpu).unwrap()
+    fn near(fill: impl FnOnce(&mut [f32])) -> Array {
+        Array::new(&[CELLS, CELLS], &Device::Cpu, fill).unwrap()
     }
 
     /// Flat ground, seen straight ahead.
-    fn flat(eye: f32) -> Tensor {
-        near(ground(CELLS, CELLS, 0.0, eye))
+    fn flat(eye: f32) -> Array {
+        near(|out| ground(CELLS, CELLS, 0.0, eye, out))
     }
 
     /// The red of what is seen.
     fn red(views: &Views, camera: Camera) -> impl Fn(usize, usize) -> f32 + use<> {
-        let seen = views.see(&[camera], EYE, SIDE).unwrap().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let seen = views.see(&[camera], EYE, &Device::Cpu).unwrap().unwrap();
         move |x, y| seen[index(x, y)]
     }
 
@@ -260,7 +278,7 @@ mod tests {
 
     fn seen(draw: impl Fn(usize, usize) -> f32, camera: Camera) -> impl Fn(usize, usize) -> f32 {
         let mut views = Views::default();
-        views.add(&frame(draw), &flat(EYE), Camera::default()).unwrap();
+        views.add(&frame(draw), &flat(EYE), Camera::default(), SIDE).unwrap();
         red(&views, camera)
     }
 
@@ -285,19 +303,22 @@ mod tests {
         assert!(brightest((0..SIZE).map(|x| column(x, 28))) < 8);
         // but not where the camera stands
         let mut views = Views::default();
-        views.add(&frame(|_, y| y as f32 / SIZE as f32), &flat(0.0), Camera::default()).unwrap();
+        views.add(&frame(|_, y| y as f32 / SIZE as f32), &flat(0.0), Camera::default(), SIDE).unwrap();
         let [still, walked] =
-            [Camera::default(), walked].map(|camera| views.see(&[camera], 0.0, SIDE).unwrap().unwrap());
-        assert_eq!(still.to_vec3::<f32>().unwrap(), walked.to_vec3::<f32>().unwrap());
+            [Camera::default(), walked].map(|camera| views.see(&[camera], 0.0, &Device::Cpu).unwrap().unwrap());
+        assert_eq!(still[..], walked[..]);
     }
 
     #[test]
     fn what_is_near_moves_more_and_hides_what_is_far() {
         // a post one block ahead, before a wall ten blocks away
         let post = |x: usize| (12..20).contains(&x);
-        let nearness = near((0..CELLS * CELLS).map(|i| if post(i % CELLS * SIDE) { 1.0 } else { 0.1 }).collect());
+        let nearness = near(|out| {
+            let cells = out.iter_mut().enumerate();
+            cells.for_each(|(i, near)| *near = if post(i % CELLS * SIDE) { 1.0 } else { 0.1 });
+        });
         let mut views = Views::default();
-        views.add(&frame(|x, _| if post(x) { 1.0 } else { -1.0 }), &nearness, Camera::default()).unwrap();
+        views.add(&frame(|x, _| if post(x) { 1.0 } else { -1.0 }), &nearness, Camera::default(), SIDE).unwrap();
         let step = Controls { strafe: 1.0, ..Controls::default() };
         let stepped = red(&views, Camera::default().after(&[step; 2]));
         let expected = 15.5 - 0.43 * FOCAL * SIZE as f32;
@@ -307,8 +328,8 @@ mod tests {
         // a jump lowers it, and what is far hardly moves
         let rows = |near: f32| {
             let mut views = Views::default();
-            let all = self::near(vec![near; CELLS * CELLS]);
-            views.add(&frame(|_, y| f32::from(u8::from(y == 16))), &all, Camera::default()).unwrap();
+            let all = self::near(|out| out.fill(near));
+            views.add(&frame(|_, y| f32::from(u8::from(y == 16))), &all, Camera::default(), SIDE).unwrap();
             let jumped = red(&views, Camera::default().after(&[Controls { jump: true, ..Controls::default() }]));
             brightest((0..SIZE).map(|y| jumped(16, y)))
         };
@@ -329,7 +350,7 @@ mod tests {
         let stripe = |x: usize, _: usize| f32::from(u8::from(x == 16));
         for yaw in steps {
             let drawn = if yaw == 0.0 { frame(stripe) } else { frame(|_, _| -0.5) };
-            views.add(&drawn, &flat(EYE), look([yaw, 0.0])).unwrap();
+            views.add(&drawn, &flat(EYE), look([yaw, 0.0]), SIDE).unwrap();
         }
         // half a turn back the old middle is out of the last frame, and a whole circle is the same direction
         for back in [0.0, 360.0, -360.0] {
@@ -339,10 +360,10 @@ mod tests {
         let mut state = RolloutState::new();
         views.save(&mut state).unwrap();
         let shape = [SIZE / SIDE, SIZE / SIDE, RGB * SIDE * SIDE];
-        let restored = Views::restore(&state, &shape, &Device::Cpu).unwrap();
+        let restored = Views::restore(&state, &shape, SIDE).unwrap();
         assert!(red(&restored, look([0.0; 2]))(16, 16) > 0.9);
         let gone = look([90.0, 0.0]).after(&[Controls { forward: 1.0, ..Controls::default() }; 29]);
-        views.add(&frame(|_, _| -0.5), &flat(EYE), gone).unwrap();
+        views.add(&frame(|_, _| -0.5), &flat(EYE), gone, SIDE).unwrap();
         assert!(red(&views, look([0.0; 2]))(16, 16) < 0.0);
     }
 }

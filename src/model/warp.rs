@@ -2,26 +2,27 @@
 //!
 //! A rotation moves the picture the same at every depth, so the controls alone tell where each pixel comes from.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use half::f16;
+use smallvec::SmallVec;
 
 use super::patch::FOCAL;
 use crate::Result;
-use crate::kernel::{View, for_each_chunk};
+use crate::kernel::{Array, for_each_chunk};
 
 /// Colour channels of a frame.
 pub(super) const RGB: usize = 3;
 
 /// Pictures held as cells of `side` × `side` pixels, `channels` numbers a cell (picture, colour, line, column).
-pub(super) struct Cells<'a, T> {
-    pub values: &'a [T],
+pub(super) struct Cells<'a> {
+    pub values: &'a [f32],
     pub height: usize,
     pub width: usize,
     pub channels: usize,
     pub side: usize,
 }
 
-impl Cells<'_, f32> {
+impl Cells<'_> {
     /// The colours of a picture at a point in pixels, bilinear; the picture's edges go on outside.
     pub fn sample(&self, picture: usize, x: f32, y: f32) -> [f32; RGB] {
         let (left, right, along) = between(x, self.width * self.side);
@@ -46,31 +47,54 @@ pub(super) fn between(at: f32, count: usize) -> (usize, usize, f32) {
 }
 
 /// A picture as lines of pixels, each red, green, blue and nothing, with its edges drawn on [`BORDER`] pixels beyond them.
+#[derive(Clone)]
 pub(super) struct Picture {
-    pixels: Vec<[f32; 4]>,
+    /// `[lines, columns, 4]`, on the CPU.
+    pixels: Array,
     height: usize,
     width: usize,
+    /// That of the cells it came in.
+    pub side: usize,
 }
 
 /// As far as bicubic sampling may look.
 const BORDER: usize = 4;
 
 impl Picture {
-    /// The first picture of `cells`.
-    pub fn new(cells: &Cells<f16>) -> Self {
+    /// The last picture of `cells`, in -1..1, rounded to half precision as it is saved.
+    pub fn new(cells: &Cells) -> Result<Self> {
         let (height, width, area) = (cells.height * cells.side, cells.width * cells.side, cells.side * cells.side);
-        let column = |i: usize, count: usize| i.saturating_sub(BORDER).min(count - 1);
-        let offsets: Vec<_> = (0..width + 2 * BORDER)
-            .map(|x| column(x, width))
-            .map(|x| x / cells.side * cells.channels + x % cells.side)
-            .collect();
-        let mut pixels = Vec::with_capacity((height + 2 * BORDER) * offsets.len());
-        for y in (0..height + 2 * BORDER).map(|y| column(y, height)) {
-            let line = y / cells.side * cells.width * cells.channels + y % cells.side * cells.side;
-            let value = |at: usize, colour: usize| cells.values[line + at + colour * area].to_f32();
-            pixels.extend(offsets.iter().map(|&at| [value(at, 0), value(at, 1), value(at, 2), 0.0]));
-        }
-        Self { pixels, height, width }
+        let last = cells.channels - RGB * area;
+        let inside = |at: usize, count: usize| at.saturating_sub(BORDER).min(count - 1);
+        let dims = [height + 2 * BORDER, width + 2 * BORDER, 4];
+        let pixels = Array::new(&dims, &Device::Cpu, |out| {
+            let pixels = out.as_chunks_mut().0;
+            for (y, line) in pixels.chunks_exact_mut(dims[1]).enumerate() {
+                let y = inside(y, height);
+                let line_at = y / cells.side * cells.width * cells.channels + y % cells.side * cells.side + last;
+                for (x, pixel) in line.iter_mut().enumerate() {
+                    let x = inside(x, width);
+                    let at = line_at + x / cells.side * cells.channels + x % cells.side;
+                    let value = |colour: usize| half(cells.values[at + colour * area].clamp(-1.0, 1.0));
+                    *pixel = [value(0), value(1), value(2), 0.0];
+                }
+            }
+        })?;
+        Ok(Self { pixels, height, width, side: cells.side })
+    }
+
+    /// The inverse of [`Picture::new`] for one picture: its cells `[height, width, RGB * side * side]` in half precision.
+    pub fn cells(&self) -> Vec<f16> {
+        let side = self.side;
+        let (columns, pixels) = (self.width + 2 * BORDER, self.pixels.as_chunks::<4>().0);
+        let cell = |cell: usize| {
+            let (left, top) = (cell % (self.width / side) * side, cell / (self.width / side) * side);
+            (0..RGB * side * side).map(move |i| {
+                let (colour, y, x) = (i / (side * side), i / side % side, i % side);
+                f16::from_f32(pixels[(top + y + BORDER) * columns + left + x + BORDER][colour])
+            })
+        };
+        (0..self.height * self.width / (side * side)).flat_map(cell).collect()
     }
 
     /// The colours at a point in pixels, bicubic (Keys 1981, with a slope of −0.75 as in PyTorch); the edges go on outside.
@@ -81,16 +105,22 @@ impl Picture {
             ((low as i32 + BORDER as i32 - 1) as usize, cubic(at - low))
         };
         let ((left, across), (top, down)) = (split(x, self.width), split(y, self.height));
+        let pixels = self.pixels.as_chunks::<4>().0;
         let mut sum = [0.0; 4];
         for (line, down) in down.into_iter().enumerate() {
             let at = (top + line) * (self.width + 2 * BORDER) + left;
-            for (pixel, across) in self.pixels[at..at + 4].iter().zip(across) {
+            for (pixel, across) in pixels[at..at + 4].iter().zip(across) {
                 let weight = down * across;
                 sum.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += weight * value);
             }
         }
         [sum[0], sum[1], sum[2]]
     }
+}
+
+/// A number in half precision.
+pub(super) fn half(value: f32) -> f32 {
+    f16::from_f32(value).to_f32()
 }
 
 /// Weights of the four pixels around a point that lies `along` from the second to the third.
@@ -131,20 +161,18 @@ impl Lens {
 ///
 /// # Errors
 /// [`crate::Error::Tensor`] when the cells hold another number of pictures.
-pub fn turn_back(cells: &Tensor, turns: &[[f32; 2]], side: usize) -> Result<Tensor> {
+pub fn turn_back(cells: &Array, turns: &[[f32; 2]], side: usize) -> Result<Array> {
     let (height, width, channels) = cells.dims3()?;
     let (frames, picture) = (turns.len() + 1, RGB * side * side);
     if channels != (2 * frames - 1) * picture {
         let reason = format!("cells of {channels} channels are not what a decoder draws for {frames} frames");
         return Err(candle_core::Error::msg(reason).into());
     }
-    let cells_here = cells.to_device(&Device::Cpu)?;
-    let values = View::new(&cells_here)?;
+    let values = cells.numbers()?;
     let drawn = Cells { values: &values, height, width, channels, side };
     let lens = Lens::new(height, width, side);
 
-    let turns: Vec<_> = turns.iter().map(|turn| turn.map(f32::sin_cos)).collect();
-    let mut out = vec![0.0; height * width * frames * picture];
+    let turns: SmallVec<[_; 4]> = turns.iter().map(|turn| turn.map(f32::sin_cos)).collect();
     let cell_at = |cell: usize, out: &mut [f32]| {
         let (residuals, last) = (&values[cell * channels + frames * picture..], (frames - 1) * picture);
         out[last..].copy_from_slice(&values[cell * channels + last..][..picture]);
@@ -163,11 +191,12 @@ pub fn turn_back(cells: &Tensor, turns: &[[f32; 2]], side: usize) -> Result<Tens
             }
         }
     };
-    for_each_chunk(&mut out, width * frames * picture, |line, out| {
-        let cells = out.chunks_exact_mut(frames * picture).enumerate();
-        cells.for_each(|(column, out)| cell_at(line * width + column, out));
-    });
-    Ok(Tensor::from_vec(out, (height, width, frames * picture), cells.device())?)
+    Ok(Array::new(&[height, width, frames * picture], cells.device(), |out| {
+        for_each_chunk(out, width * frames * picture, |line, out| {
+            let cells = out.chunks_exact_mut(frames * picture).enumerate();
+            cells.for_each(|(column, out)| cell_at(line * width + column, out));
+        });
+    })?)
 }
 
 #[cfg(test)]
@@ -184,8 +213,9 @@ mod tests {
                 values[cell * 3 * RGB * 16 + (y % side) * side + x % side] = draw(x, y);
             }
         }
-        let drawn = Tensor::from_vec(values, (cells, cells, 3 * RGB * 16), &Device::Cpu).unwrap();
-        let frames = turn_back(&drawn, &[turn], side).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let dims = [cells, cells, 3 * RGB * 16];
+        let drawn = Array::new(&dims, &Device::Cpu, |out| out.copy_from_slice(&values)).unwrap();
+        let frames = turn_back(&drawn, &[turn], side).unwrap();
         let at =
             |x: usize, y: usize| frames[((y / side) * cells + x / side) * 2 * RGB * 16 + (y % side) * side + x % side];
         (0..32 * 32).map(|i| at(i % 32, i / 32)).collect()

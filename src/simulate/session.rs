@@ -50,6 +50,8 @@ pub struct Session {
     settings: Settings,
     next_chunk: u64,
     body: Body,
+    /// What the body does under the controls of a chunk.
+    done: Vec<Controls>,
     uncommitted: bool,
 }
 
@@ -91,6 +93,7 @@ impl Session {
             settings,
             next_chunk: 0,
             body: Body::default(),
+            done: Vec::new(),
             uncommitted: false,
         })
     }
@@ -115,8 +118,9 @@ impl Session {
         self.commit()?;
         let mut body = self.body;
         let held = self.model.info().holds_buttons;
-        let controls: Vec<_> = controls.iter().map(|&c| if held { body.hold(c) } else { body.tick(c) }).collect();
-        let frames = self.rollout.step(&controls, &self.noise())?;
+        self.done.clear();
+        self.done.extend(controls.iter().map(|&c| if held { body.hold(c) } else { body.tick(c) }));
+        let frames = self.rollout.step(&self.done, &self.noise())?;
         self.body = body;
         self.uncommitted = true;
         let index = self.next_chunk;

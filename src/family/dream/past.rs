@@ -1,8 +1,10 @@
 //! What a world remembers.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
+use smallvec::SmallVec;
 
 use super::Networks;
+use crate::kernel::Array;
 use crate::model::RolloutState;
 use crate::model::action::Camera;
 use crate::model::cache::{Memory, saved, saved_camera};
@@ -17,7 +19,7 @@ pub struct Past {
     /// At the end of the last chunk.
     pub camera: Camera,
     /// Latents as remembered, the newest first; zeros where there are none.
-    pub before: [Tensor; 2],
+    pub before: [Array; 2],
     /// What is still in view.
     pub views: Views,
     pub dit: Memory,
@@ -28,7 +30,7 @@ impl Past {
     /// Nothing, with the camera at `camera`.
     pub fn new(networks: &Networks, camera: Camera, tokens: usize) -> Result<Self> {
         let c = &networks.config;
-        let nothing = Tensor::zeros((tokens, c.latent), DType::F32, &networks.device)?;
+        let nothing = Array::zeros(&[tokens, c.latent], &networks.device)?;
         Ok(Self {
             camera,
             before: [nothing.clone(), nothing],
@@ -49,13 +51,14 @@ impl Past {
         &self,
         networks: &Networks,
         controls: &[Controls],
-        features: &Tensor,
+        features: &Array,
         encoder: &Grid,
-    ) -> Result<Tensor> {
-        let cameras: Vec<_> = (1..=controls.len()).map(|ticks| self.camera.after(&controls[..ticks])).collect();
-        match self.views.see(&cameras, networks.config.eye, Config::CELL)? {
-            Some(cells) => networks.vcn.encode(&cells, features, encoder),
-            None => Ok(self.before[0].zeros_like()?),
+    ) -> Result<Array> {
+        let cameras: SmallVec<[_; 4]> =
+            (1..=controls.len()).map(|ticks| self.camera.after(&controls[..ticks])).collect();
+        match self.views.see(&cameras, networks.config.eye, &networks.device)? {
+            Some(cells) => networks.vcn.encode(cells, features, encoder),
+            None => Ok(Array::zeros(self.before[0].dims(), &networks.device)?),
         }
     }
 
@@ -65,7 +68,7 @@ impl Past {
         networks: &Networks,
         camera: &Camera,
         grid: &'a Grid,
-        foreseen: &'a Tensor,
+        foreseen: &'a Array,
     ) -> Result<Chunk<'a>> {
         let recall = networks.dit.blocks().recall(&self.dit, camera, grid)?;
         let before = [&self.before[0], &self.before[1]];
@@ -80,7 +83,7 @@ impl Past {
         self.views.save(state)?;
         state.insert("camera".into(), Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
         for (i, latent) in self.before.iter().enumerate() {
-            state.insert(format!("before.{i}"), latent.clone());
+            state.insert(format!("before.{i}"), latent.tensor()?);
         }
         self.dit.save("dit", state)?;
         self.decoder.save("decoder", state)
@@ -92,11 +95,12 @@ impl Past {
         let mut past = Self::new(networks, Camera::default(), dit.tokens())?;
         if state.contains_key("camera") {
             let (side, numbers) = (c.cells(), Config::CELL * Config::CELL * 3);
-            past.views = Views::restore(state, &[dit.height * side, dit.width * side, numbers], &networks.device)?;
+            past.views = Views::restore(state, &[dit.height * side, dit.width * side, numbers], Config::CELL)?;
             past.camera = saved_camera(state, "camera")?;
             for (i, latent) in past.before.iter_mut().enumerate() {
                 let name = format!("before.{i}");
-                *latent = saved(state, &name, &[dit.tokens(), c.latent])?.to_device(&networks.device)?;
+                *latent =
+                    Array::from_tensor(&saved(state, &name, &[dit.tokens(), c.latent])?.to_device(&networks.device)?)?;
             }
             past.dit = Memory::restore("dit", state, &c.dit, dit)?;
             past.decoder = Memory::restore("decoder", state, &c.decoder, decoder)?;

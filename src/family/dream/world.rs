@@ -4,17 +4,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Tensor;
-
 use super::Networks;
 use super::past::Past;
-use crate::kernel::{KeyValues, cells_to_frames, frames_to_cells};
+use crate::kernel::{Array, cells_to_frames, frames_to_cells};
 use crate::model::action::{Camera, turns};
 use crate::model::cache::{Memory, saved};
 use crate::model::config::Config;
 use crate::model::dit::Condition;
 use crate::model::patch::Grid;
-use crate::model::sampler::{guided, levels, remembered, sample};
+use crate::model::sampler::{Levels, guided, levels, remembered, sample};
+use crate::model::trunk::Kept;
 use crate::model::vcn::Drawn;
 use crate::model::{CONTEXT_NOISE_STEP, NoiseSource, RolloutState, Settings, StageTimes};
 use crate::{Controls, Error, Frame, FrameSize, Result};
@@ -28,10 +27,10 @@ pub struct World {
     pub(super) size: FrameSize,
     pub(super) settings: Settings,
     /// The prompt's embedding `[text]`.
-    text: Tensor,
+    text: Array,
     /// The embedding before, if the prompt is new: the next chunk then begins a new past, from what is foreseen of it, made noisy
     /// (`SDEdit`, Meng et al. 2022), and is guided away from the words before.
-    former: Option<Tensor>,
+    former: Option<Array>,
     encoder_grid: Grid,
     decoder_grid: Grid,
     dit_grid: Grid,
@@ -42,16 +41,16 @@ pub struct World {
 
 /// A chunk that is made but not remembered.
 struct Pending {
-    latent: Tensor,
-    foreseen: Tensor,
-    /// Its last frame as cells, and how near they are.
-    last: Tensor,
-    nearness: Tensor,
+    latent: Array,
+    foreseen: Array,
+    /// Its frames as cells, and how near those of the last are.
+    cells: Array,
+    nearness: Array,
     /// The noise level at which it will be remembered, and the DiT's condition there.
     context_noise: f32,
     condition: Condition,
     camera: Camera,
-    decoder: Vec<KeyValues>,
+    decoder: Kept,
     /// Whether the past before it is to be forgotten.
     renewed: bool,
 }
@@ -60,11 +59,11 @@ struct Pending {
 struct Beginning {
     /// The past that it has, if not the world's.
     past: Option<Past>,
-    levels: Vec<f32>,
-    x: Tensor,
-    foreseen: Tensor,
+    levels: Levels,
+    x: Array,
+    foreseen: Array,
     /// The words that it is guided away from if it has no past.
-    unwanted: Tensor,
+    unwanted: Array,
 }
 
 impl World {
@@ -72,7 +71,7 @@ impl World {
     ///
     /// # Errors
     /// [`Error::Input`] when frames of this `size` cannot be made.
-    pub fn new(networks: Arc<Networks>, size: FrameSize, text: Tensor, settings: Settings) -> Result<Self> {
+    pub fn new(networks: Arc<Networks>, size: FrameSize, text: Array, settings: Settings) -> Result<Self> {
         let c = &networks.config;
         let grid = |trunk: usize| Grid::new(size, c.patch, trunk, &networks.device);
         let (encoder_grid, decoder_grid) = (grid(c.encoder.head_dim())?, grid(c.decoder.head_dim())?);
@@ -100,9 +99,9 @@ impl World {
     /// The embedding `[text]` of the prompt for the chunks to come.
     ///
     /// # Errors
-    /// [`Error::Tensor`] when it is no vector.
-    pub fn set_text(&mut self, text: Tensor) -> Result<()> {
-        let new = !self.past.is_empty() && text.to_vec1::<f32>()? != self.text.to_vec1::<f32>()?;
+    /// [`Error::Tensor`] when it cannot be read.
+    pub fn set_text(&mut self, text: Array) -> Result<()> {
+        let new = !self.past.is_empty() && text.numbers()? != self.text.numbers()?;
         let before = std::mem::replace(&mut self.text, text);
         if new && self.former.is_none() {
             self.former = Some(before);
@@ -119,7 +118,7 @@ impl World {
     ///
     /// # Errors
     /// As of [`Rollout::observe`](crate::model::Rollout::observe).
-    pub fn encode(&self, frames: &[Frame], controls: &[Controls]) -> Result<Vec<Tensor>> {
+    pub fn encode(&self, frames: &[Frame], controls: &[Controls]) -> Result<Vec<Array>> {
         let per_chunk = self.networks.config.frames_per_chunk;
         if frames.is_empty() || frames.len() != controls.len() || !frames.len().is_multiple_of(per_chunk) {
             return Err(Error::input(format!(
@@ -136,7 +135,7 @@ impl World {
             let pixels: Vec<&[u8]> = frames.iter().map(|frame| &frame.rgb[..]).collect();
             let FrameSize { width, height } = self.size;
             let cells = frames_to_cells(&pixels, height, width, Config::CELL, &self.networks.device)?;
-            self.encode_cells(&cells, controls)
+            self.encode_cells(cells, controls)
         });
         latents.collect()
     }
@@ -145,7 +144,7 @@ impl World {
     ///
     /// # Errors
     /// [`Error::Tensor`] when they are not of this size.
-    pub fn encode_cells(&self, cells: &Tensor, controls: &[Controls]) -> Result<Tensor> {
+    pub fn encode_cells(&self, cells: Array, controls: &[Controls]) -> Result<Array> {
         let controls = self.networks.controls(controls)?;
         self.networks.vcn.encode(cells, &controls, &self.encoder_grid)
     }
@@ -154,7 +153,7 @@ impl World {
     ///
     /// # Errors
     /// [`Error::Tensor`] when it is not of this size.
-    pub fn observe_latent(&mut self, latent: Tensor, controls: &[Controls], noise: &Tensor) -> Result<()> {
+    pub fn observe_latent(&mut self, latent: Array, controls: &[Controls], noise: &Array) -> Result<()> {
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
         let features = networks.controls(controls)?;
@@ -167,7 +166,7 @@ impl World {
         let pending = Pending {
             latent,
             foreseen,
-            last: last_frame(&drawn.cells)?,
+            cells: drawn.cells,
             nearness: drawn.nearness,
             context_noise,
             condition,
@@ -182,9 +181,9 @@ impl World {
     fn decode(
         &self,
         past: &Past,
-        latent: &Tensor,
+        latent: &Array,
         controls: &[Controls],
-        features: &Tensor,
+        features: &Array,
         camera: &Camera,
     ) -> Result<Drawn> {
         let vcn = &self.networks.vcn;
@@ -197,7 +196,7 @@ impl World {
     ///
     /// # Errors
     /// [`Error::Tensor`] when the noise is not of this size.
-    pub fn step_from(&mut self, controls: &[Controls], noise: &Tensor) -> Result<(Tensor, Tensor)> {
+    pub fn step_from(&mut self, controls: &[Controls], noise: &Array) -> Result<(&Array, &Array)> {
         let start = Instant::now();
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
@@ -209,30 +208,30 @@ impl World {
         let Settings { guidance, context_noise, .. } = self.settings;
         let Beginning { past, levels, x, foreseen, unwanted } = self.begin(foreseen, noise)?;
         let past = past.as_ref().unwrap_or(&self.past);
-        let taus = [&levels[..], &[1.0 - context_noise]].concat();
-        let conditions =
-            |text: &Tensor| networks.dit.conditions(&taus, &networks.dit.prompt(text, &features, &camera)?);
+        let taus: Levels = levels.iter().copied().chain([1.0 - context_noise]).collect();
+        let conditions = |text: &Array| networks.dit.conditions(&taus, &networks.dit.prompt(text, &features, &camera)?);
         let prompted = conditions(&self.text)?;
         let known = past.chunk(&networks, &camera, &self.dit_grid, &foreseen)?;
         let latent = if past.is_empty() && guidance > 1.0 {
             let unprompted = conditions(&unwanted)?;
             sample(x, &levels, |x, i| {
                 let [with, without] = [&prompted, &unprompted].map(|c| networks.dit.denoise(x, &c.at(i)?, &known));
-                guided(&with?, &without?, guidance)
+                guided(&with?, without?, guidance)
             })?
         } else {
             sample(x, &levels, |x, i| networks.dit.denoise(x, &prompted.at(i)?, &known))?
         };
         let condition = prompted.at(levels.len())?;
+        drop(known);
         self.times.denoise = start.elapsed();
 
         let start = Instant::now();
         let Drawn { cells, nearness, remembered } = self.decode(past, &latent, controls, &features, &camera)?;
         self.times.decode = start.elapsed();
-        self.pending = Some(Pending {
-            latent: latent.clone(),
+        let pending = self.pending.insert(Pending {
+            latent,
             foreseen,
-            last: last_frame(&cells)?,
+            cells,
             nearness,
             context_noise,
             condition,
@@ -240,11 +239,11 @@ impl World {
             decoder: remembered,
             renewed: self.former.is_some(),
         });
-        Ok((latent, cells))
+        Ok((&pending.latent, &pending.cells))
     }
 
     /// Where the denoising of the next chunk begins: at noise, or, if the prompt is new, at a noisy form of what was foreseen of it.
-    fn begin(&self, foreseen: Tensor, noise: &Tensor) -> Result<Beginning> {
+    fn begin(&self, foreseen: Array, noise: &Array) -> Result<Beginning> {
         let Settings { steps, first_steps, .. } = self.settings;
         Ok(match &self.former {
             None => Beginning {
@@ -252,13 +251,13 @@ impl World {
                 levels: levels(if self.past.is_empty() { first_steps } else { steps }),
                 x: noise.clone(),
                 foreseen,
-                unwanted: self.text.zeros_like()?,
+                unwanted: Array::zeros(self.text.dims(), self.text.device())?,
             },
             Some(former) => Beginning {
                 past: Some(self.forgotten()?),
                 levels: [RENEWED].into_iter().chain(levels(first_steps).into_iter().filter(|&l| l > RENEWED)).collect(),
-                x: remembered(&foreseen, noise, 1.0 - RENEWED)?,
-                foreseen: foreseen.zeros_like()?,
+                foreseen: Array::zeros(foreseen.dims(), foreseen.device())?,
+                x: remembered(foreseen, noise, 1.0 - RENEWED)?,
                 unwanted: former.clone(),
             },
         })
@@ -268,7 +267,7 @@ impl World {
     ///
     /// # Errors
     /// [`Error::Tensor`] when the noise is not of this size.
-    pub fn commit_with(&mut self, noise: &Tensor) -> Result<()> {
+    pub fn commit_with(&mut self, noise: &Array) -> Result<()> {
         match self.pending.take() {
             Some(pending) => self.remember(pending, noise),
             None => Ok(()),
@@ -280,36 +279,35 @@ impl World {
         Past::new(&self.networks, self.past.camera, self.dit_grid.tokens())
     }
 
-    fn remember(&mut self, chunk: Pending, noise: &Tensor) -> Result<()> {
+    fn remember(&mut self, chunk: Pending, noise: &Array) -> Result<()> {
         let start = Instant::now();
         let networks = Arc::clone(&self.networks);
         if chunk.renewed {
             self.past = self.forgotten()?;
             self.former = None;
         }
-        let latent = remembered(&chunk.latent, noise, chunk.context_noise)?;
+        let latent = remembered(chunk.latent, noise, chunk.context_noise)?;
         let known = self.past.chunk(&networks, &chunk.camera, &self.dit_grid, &chunk.foreseen)?;
         let layers = networks.dit.remember(&latent, &chunk.condition, &known)?;
+        drop(known);
         self.past.dit.push(chunk.camera, layers);
         self.past.decoder.push(chunk.camera, chunk.decoder);
         self.past.before.swap(0, 1);
         self.past.before[0] = latent;
         self.past.camera = chunk.camera;
-        self.past.views.add(&chunk.last, &chunk.nearness, chunk.camera)?;
+        self.past.views.add(&chunk.cells, &chunk.nearness, chunk.camera, Config::CELL)?;
         self.times.commit = start.elapsed();
         Ok(())
     }
 
-    fn frames(&self, cells: &Tensor) -> Result<Vec<Frame>> {
+    fn frames(&self, cells: &Array) -> Result<Vec<Frame>> {
         let frames = cells_to_frames(cells, self.networks.config.frames_per_chunk, Config::CELL)?;
         Ok(frames.into_iter().map(|rgb| Frame { size: self.size, rgb }).collect())
     }
 
-    fn draw(&self, step: u32, noise: &dyn NoiseSource) -> Result<Tensor> {
-        let shape = (self.dit_grid.tokens(), self.networks.config.latent);
-        let mut values = vec![0.0; shape.0 * shape.1];
-        noise.fill(step, &mut values);
-        Ok(Tensor::from_vec(values, shape, &self.networks.device)?)
+    fn draw(&self, step: u32, noise: &dyn NoiseSource) -> Result<Array> {
+        let dims = [self.dit_grid.tokens(), self.networks.config.latent];
+        Ok(Array::new(&dims, &self.networks.device, |out| noise.fill(step, out))?)
     }
 
     pub(super) fn observe(&mut self, frames: &[Frame], controls: &[Controls], noise: &dyn NoiseSource) -> Result<()> {
@@ -336,6 +334,7 @@ impl World {
             let (turns, controls) = (turns(controls), networks.controls(controls)?);
             let recall = networks.vcn.decoder().recall(&memory, &camera, &self.decoder_grid)?;
             let drawn = networks.vcn.decode(latent, &controls, &turns, camera.pitch(), &self.decoder_grid, &recall)?;
+            drop(recall);
             out.extend(self.frames(&drawn.cells)?);
             memory.push(camera, drawn.remembered);
         }
@@ -366,8 +365,11 @@ impl World {
             return Err(Error::input(format!("a chunk takes {per_chunk} controls, not {}", controls.len())));
         }
         let noise = self.draw(0, noise)?;
-        let (_, cells) = self.step_from(controls, &noise)?;
-        self.frames(&cells)
+        self.step_from(controls, &noise)?;
+        match &self.pending {
+            Some(pending) => self.frames(&pending.cells),
+            None => Ok(Vec::new()),
+        }
     }
 
     pub(super) fn commit(&mut self, noise: &dyn NoiseSource) -> Result<()> {
@@ -376,29 +378,25 @@ impl World {
     }
 
     pub(super) fn state(&self) -> Result<RolloutState> {
-        let mut state = RolloutState::from([("text".to_owned(), self.text.clone())]);
-        state.extend(self.former.clone().map(|former| ("former".to_owned(), former)));
+        let mut state = RolloutState::from([("text".to_owned(), self.text.tensor()?)]);
+        if let Some(former) = &self.former {
+            state.insert("former".to_owned(), former.tensor()?);
+        }
         self.past.save(&mut state)?;
         Ok(state)
     }
 
     pub(super) fn set_state(&mut self, state: &RolloutState) -> Result<()> {
         let networks = &self.networks;
-        let text = saved(state, "text", &[networks.config.text])?.to_device(&networks.device)?;
-        let former = match state.contains_key("former") {
-            true => Some(saved(state, "former", &[networks.config.text])?.to_device(&networks.device)?),
-            false => None,
+        let embedding = |name| -> Result<Array> {
+            Ok(Array::from_tensor(&saved(state, name, &[networks.config.text])?.to_device(&networks.device)?)?)
         };
+        let text = embedding("text")?;
+        let former = state.contains_key("former").then(|| embedding("former")).transpose()?;
         let past = Past::restore(networks, state, &self.dit_grid, &self.decoder_grid)?;
         (self.text, self.former, self.past, self.pending) = (text, former, past, None);
         Ok(())
     }
-}
-
-/// The last frame of a chunk's cells.
-fn last_frame(cells: &Tensor) -> Result<Tensor> {
-    let numbers = Config::CELL * Config::CELL * 3;
-    Ok(cells.narrow(2, cells.dim(2)? - numbers, numbers)?.contiguous()?)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::{ROLLOUT, Stage};
 use crate::checkpoint::Weights;
 use crate::controls::CONTROL_DIM;
 use crate::family::dream::{Networks, World};
+use crate::kernel::Array;
 use crate::model::Settings;
 use crate::model::config::Config;
 use crate::{Controls, Error, Result};
@@ -71,26 +72,26 @@ impl Fixture {
         let mut world = self.world()?;
         for chunk in 0..self.chunks {
             let controls = self.controls(chunk)?;
-            world.set_text(self.at("text", chunk)?)?;
-            let context_noise = self.at("context_eps", chunk)?;
+            world.set_text(self.array("text", chunk)?)?;
+            let context_noise = self.array("context_eps", chunk)?;
             if chunk < self.seen {
-                let cells = self.cells("frames", chunk)?;
-                let latent = encoding.time(|| world.encode_cells(&cells, &controls))?;
-                encoding.compare(&latent, &self.at("encoded", chunk)?)?;
+                let cells = Array::from_tensor(&self.cells("frames", chunk)?)?;
+                let latent = encoding.time(|| world.encode_cells(cells, &controls))?;
+                encoding.compare(&latent.tensor()?, &self.at("encoded", chunk)?)?;
                 world.observe_latent(latent, &controls, &context_noise)?;
             } else {
-                let (latent, cells) = world.step_from(&controls, &self.at("noise", chunk)?)?;
+                let (latent, cells) = world.step_from(&controls, &self.array("noise", chunk)?)?;
+                denoising.compare(&latent.tensor()?, &self.at("latents", chunk)?)?;
+                decoding.compare(&cells.tensor()?, &self.cells("decoded", chunk)?)?;
                 denoising.seconds += world.times().denoise.as_secs_f64();
                 decoding.seconds += world.times().decode.as_secs_f64();
-                denoising.compare(&latent, &self.at("latents", chunk)?)?;
-                decoding.compare(&cells, &self.cells("decoded", chunk)?)?;
                 world.commit_with(&context_noise)?;
             }
         }
         let mut world = self.world()?;
         for chunk in 0..self.from_nothing {
             let (latent, _) = alone.time(|| self.dream(&mut world, chunk))?;
-            alone.compare(&latent, &self.at("latents_no_past", chunk)?)?;
+            alone.compare(&latent.tensor()?, &self.at("latents_no_past", chunk)?)?;
         }
         Ok(vec![encoding, denoising, decoding, alone])
     }
@@ -107,23 +108,28 @@ impl Fixture {
             guidance: c.guidance,
             context_noise: c.context_noise,
         };
-        World::new(Arc::clone(&self.networks), c.default_size(), self.at("text", 0)?, settings)
+        World::new(Arc::clone(&self.networks), c.default_size(), self.array("text", 0)?, settings)
     }
 
     /// The latent and the cells of the next chunk of `world`, with the inputs of `chunk`.
     ///
     /// # Errors
     /// [`Error::Tensor`] when the fixture has no such chunk.
-    pub fn dream(&self, world: &mut World, chunk: usize) -> Result<(Tensor, Tensor)> {
-        world.set_text(self.at("text", chunk)?)?;
-        let dreamt = world.step_from(&self.controls(chunk)?, &self.at("noise", chunk)?)?;
-        world.commit_with(&self.at("context_eps", chunk)?)?;
+    pub fn dream(&self, world: &mut World, chunk: usize) -> Result<(Array, Array)> {
+        world.set_text(self.array("text", chunk)?)?;
+        let (latent, cells) = world.step_from(&self.controls(chunk)?, &self.array("noise", chunk)?)?;
+        let dreamt = (latent.clone(), cells.clone());
+        world.commit_with(&self.array("context_eps", chunk)?)?;
         Ok(dreamt)
     }
 
     /// One chunk's part of a tensor of the case.
     fn at(&self, name: &str, chunk: usize) -> Result<Tensor> {
         Ok(self.case[name].get(chunk)?.contiguous()?)
+    }
+
+    fn array(&self, name: &str, chunk: usize) -> Result<Array> {
+        Ok(Array::from_tensor(&self.at(name, chunk)?)?)
     }
 
     fn controls(&self, chunk: usize) -> Result<Vec<Controls>> {

@@ -1,6 +1,7 @@
 //! The transformer: attention to the block itself and to the frames that are remembered, then to the text, then an MLP;
 //! the noise level modulates all but the text.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use candle_core::{DType, Tensor};
@@ -9,7 +10,7 @@ use super::config::Config;
 use crate::Result;
 use crate::checkpoint::Vars;
 use crate::family::layer::{Turns, norm, numbers, rms_scale};
-use crate::kernel::{Activation, FLOW_DIM, KeyValues, Linear, Past, activate, attention};
+use crate::kernel::{Activation, Array, FLOW_DIM, KeyValues, Linear, Past, activate, attention};
 
 /// The network.
 pub struct DiT {
@@ -200,8 +201,9 @@ impl DiT {
     ) -> Result<Tensor> {
         let (c, turns) = (&self.config, turns(self.config.head_dim(), at));
         // Frames have no features to multiply with.
-        let features = Tensor::ones((c.num_heads, at.tokens(), FLOW_DIM), DType::F32, x.device())?;
-        let past_of = |keys| Past { keys, features: features.clone() };
+        let dims = [c.num_heads, at.tokens(), FLOW_DIM];
+        let features = Array::new(&dims, x.device(), |out| out.fill(1.0))?;
+        let past_of = |keys| Past { keys, features: Cow::Borrowed(&features) };
         let mut x = self.patches.forward(x, Activation::None)?;
         for (i, (layer, Modulated { by, gates })) in self.layers.iter().zip(&by.layers).enumerate() {
             let [[shift, scale], [mlp_shift, mlp_scale]] = by;

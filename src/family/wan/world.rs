@@ -243,8 +243,8 @@ impl World {
         }
         for (layer, ring) in self.rings.iter().enumerate() {
             for (i, frame) in ring.iter().enumerate() {
-                state.insert(format!("{layer}.{i}.keys"), frame.keys().clone());
-                state.insert(format!("{layer}.{i}.values"), frame.values().clone());
+                state.insert(format!("{layer}.{i}.keys"), frame.keys()?.clone());
+                state.insert(format!("{layer}.{i}.values"), frame.values()?.clone());
             }
         }
         Ok(())

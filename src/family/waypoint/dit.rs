@@ -1,6 +1,7 @@
 //! The transformer: attention to the frame itself and to the frames that a layer remembers, then an MLP, both modulated by
 //! the noise level; every few layers also hear of the controls.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use candle_core::{D, DType, Tensor};
@@ -10,7 +11,7 @@ use super::layout::Names;
 use crate::Result;
 use crate::checkpoint::Vars;
 use crate::family::layer::{Turns, numbers, rms_modulate, rms_norm};
-use crate::kernel::{Activation, FLOW_DIM, KeyValues, Linear, Past, activate, attention};
+use crate::kernel::{Activation, Array, FLOW_DIM, KeyValues, Linear, Past, activate, attention};
 
 /// Length of the embedding of a noise level.
 pub const NOISE_DIM: usize = 512;
@@ -32,7 +33,7 @@ pub struct DiT {
 
 struct Features {
     keys: Tensor,
-    queries: Tensor,
+    queries: Array,
 }
 
 struct Layer {
@@ -124,7 +125,7 @@ impl DiT {
             layers,
             no_bias: Features {
                 keys: zeros(&[c.tokens(), FLOW_DIM])?,
-                queries: zeros(&[c.kv_heads(), c.tokens(), FLOW_DIM])?,
+                queries: Array::zeros(&[c.kv_heads(), c.tokens(), FLOW_DIM], vars.device())?,
             },
             config: c.clone(),
         })
@@ -211,8 +212,11 @@ impl DiT {
                 None => v,
             };
             let own = self.remembered(&k, &v)?;
-            let past =
-                past[i].0.iter().map(|keys| Past { keys, features: self.no_bias.queries.clone() }).collect::<Vec<_>>();
+            let past = past[i]
+                .0
+                .iter()
+                .map(|keys| Past { keys, features: Cow::Borrowed(&self.no_bias.queries) })
+                .collect::<Vec<_>>();
             let attend = |q: &Linear| attention(&turns.norm(&q.forward(&h, Activation::None)?)?, &own, &past);
             let last = i + 1 == self.layers.len();
             if !(last && seen.is_some()) {

@@ -151,8 +151,8 @@ impl World {
         state.insert(TIME.into(), Tensor::new(self.time as i64, &Device::Cpu)?);
         for (layer, ring) in self.rings.iter().enumerate() {
             for (i, frame) in ring.0.iter().enumerate() {
-                state.insert(format!("{layer}.{i}.keys"), frame.keys().clone());
-                state.insert(format!("{layer}.{i}.values"), frame.values().clone());
+                state.insert(format!("{layer}.{i}.keys"), frame.keys()?.clone());
+                state.insert(format!("{layer}.{i}.values"), frame.values()?.clone());
             }
         }
         Ok(())
