@@ -301,8 +301,10 @@ impl World {
     }
 
     fn frames(&self, cells: &Array) -> Result<Vec<Frame>> {
-        let frames = cells_to_frames(cells, self.networks.config.frames_per_chunk, Config::CELL)?;
-        Ok(frames.into_iter().map(|rgb| Frame { size: self.size, rgb }).collect())
+        let pictures = cells_to_frames(cells, self.networks.config.frames_per_chunk, Config::CELL)?;
+        let mut frames = Vec::with_capacity(pictures.len()); // `collect` would take room for four
+        frames.extend(pictures.into_iter().map(|rgb| Frame { size: self.size, rgb }));
+        Ok(frames)
     }
 
     fn draw(&self, step: u32, noise: &dyn NoiseSource) -> Result<Array> {
