@@ -128,14 +128,21 @@ impl KeyValues {
 
     fn plain(&self) -> Result<&[Tensor; 2]> {
         if let (None, Held::Packed(heads)) = (self.plain.get(), &self.held) {
-            let (tokens, head_dim) = (self.tokens, self.head_dim);
-            let part = |at: fn(&[Packed; 2], usize, usize) -> f32| {
-                let row = |token| heads.0.iter().flat_map(move |head| (0..head_dim).map(move |i| at(head, token, i)));
-                let values = (0..tokens).flat_map(row).collect();
-                Tensor::from_vec(values, (tokens, heads.0.len() * head_dim), &Device::Cpu)
-            };
-            let keys = part(|[keys, _], token, i| keys.at(i, token))?;
-            let values = part(|[_, values], token, i| values.at(token, i))?;
+            let (tokens, head_dim, width) = (self.tokens, self.head_dim, self.width());
+            let [mut keys, mut values] = [(); 2].map(|()| vec![0.0; tokens * width]);
+            for (head, [packed_keys, packed_values]) in heads.0.iter().enumerate() {
+                packed_keys.each(|row, first, column| {
+                    if row < head_dim {
+                        let keys = keys[first * width + head * head_dim + row..].iter_mut().step_by(width);
+                        keys.zip(column).for_each(|(key, value)| *key = *value);
+                    }
+                });
+                packed_values.each(|token, first, row| {
+                    values[token * width + head * head_dim + first..][..row.len()].copy_from_slice(row);
+                });
+            }
+            let tensor = |values| Tensor::from_vec(values, (tokens, width), &Device::Cpu);
+            let (keys, values) = (tensor(keys)?, tensor(values)?);
             self.plain.get_or_init(|| [keys, values]);
         }
         self.plain.get().ok_or_else(|| candle_core::Error::Msg("a segment without keys".into()))
@@ -147,9 +154,14 @@ impl KeyValues {
             Held::Features(features) => Ok(features.clone()),
             Held::Packed(_) if !self.biased => Ok(None),
             Held::Packed(heads) => {
-                let row = |token| (0..FLOW_DIM).map(move |i| heads.0[0][0].at(self.head_dim + i, token));
-                let values = (0..self.tokens).flat_map(row).collect();
-                Tensor::from_vec(values, (self.tokens, FLOW_DIM), &Device::Cpu).map(Some)
+                let mut features = vec![0.0; self.tokens * FLOW_DIM];
+                heads.0[0][0].each(|row, first, column| {
+                    if let Some(feature) = row.checked_sub(self.head_dim) {
+                        let features = features[first * FLOW_DIM + feature..].iter_mut().step_by(FLOW_DIM);
+                        features.zip(column).for_each(|(feature, value)| *feature = *value);
+                    }
+                });
+                Tensor::from_vec(features, (self.tokens, FLOW_DIM), &Device::Cpu).map(Some)
             }
         }
     }

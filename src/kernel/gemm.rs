@@ -84,9 +84,14 @@ impl Packed {
         self.n.div_ceil(NR)
     }
 
-    /// One element.
-    pub fn at(&self, row: usize, column: usize) -> f32 {
-        self.panel(column / NR)[row].0[column % NR]
+    /// Hands over a part of every row after the other: its number, its first column and its values.
+    pub fn each(&self, mut take: impl FnMut(usize, usize, &[f32])) {
+        for first in (0..self.n).step_by(NR) {
+            let width = NR.min(self.n - first);
+            for (row, values) in self.panel(first / NR).iter().enumerate() {
+                take(row, first, &values.0[..width]);
+            }
+        }
     }
 }
 

@@ -4,14 +4,13 @@ use std::f64::consts::TAU;
 use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
-use half::f16;
 use smallvec::SmallVec;
 
 use super::RolloutState;
 use super::action::Camera;
 use super::cache::{saved, saved_camera};
 use super::reproject::{Carry, Splat, ground_at, look_up, splat};
-use super::warp::{Cells, Lens, Picture, RGB, half};
+use super::warp::{Cells, Lens, Picture, RGB, half, halves};
 use crate::Result;
 use crate::kernel::{Array, for_each_chunk};
 
@@ -69,10 +68,9 @@ impl Seen {
     fn save(&self, name: &str, state: &mut RolloutState) -> Result<()> {
         if self.saved.get().is_none() {
             let (height, width) = self.nearness.dims2()?;
-            let near: Vec<_> = self.nearness.iter().map(|&near| f16::from_f32(near)).collect();
             let shape = (height, width, RGB * self.picture.side * self.picture.side);
             let cells = Tensor::from_vec(self.picture.cells(), shape, &Device::Cpu)?;
-            let near = Tensor::from_vec(near, (height, width), &Device::Cpu)?;
+            let near = Tensor::from_vec(halves(&self.nearness), (height, width), &Device::Cpu)?;
             self.saved.get_or_init(|| [cells, near]);
         }
         let [cells, nearness, camera] = Self::names(name);

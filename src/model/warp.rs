@@ -4,6 +4,7 @@
 
 use candle_core::Device;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use smallvec::SmallVec;
 
 use super::patch::FOCAL;
@@ -87,14 +88,17 @@ impl Picture {
     pub fn cells(&self) -> Vec<f16> {
         let side = self.side;
         let (columns, pixels) = (self.width + 2 * BORDER, self.pixels.as_chunks::<4>().0);
-        let cell = |cell: usize| {
+        let mut cells = vec![0.0; RGB * self.height * self.width];
+        for (cell, numbers) in cells.chunks_exact_mut(RGB * side * side).enumerate() {
             let (left, top) = (cell % (self.width / side) * side, cell / (self.width / side) * side);
-            (0..RGB * side * side).map(move |i| {
-                let (colour, y, x) = (i / (side * side), i / side % side, i % side);
-                f16::from_f32(pixels[(top + y + BORDER) * columns + left + x + BORDER][colour])
-            })
-        };
-        (0..self.height * self.width / (side * side)).flat_map(cell).collect()
+            for (colour, numbers) in numbers.chunks_exact_mut(side * side).enumerate() {
+                for (y, line) in numbers.chunks_exact_mut(side).enumerate() {
+                    let pixels = &pixels[(top + y + BORDER) * columns + left + BORDER..];
+                    line.iter_mut().zip(pixels).for_each(|(number, pixel)| *number = pixel[colour]);
+                }
+            }
+        }
+        halves(&cells)
     }
 
     /// The colours at a point in pixels, bicubic (Keys 1981, with a slope of −0.75 as in PyTorch); the edges go on outside.
@@ -116,6 +120,13 @@ impl Picture {
         }
         [sum[0], sum[1], sum[2]]
     }
+}
+
+/// Numbers in half precision, as they are saved.
+pub(super) fn halves(values: &[f32]) -> Vec<f16> {
+    let mut out = vec![f16::ZERO; values.len()];
+    out.convert_from_f32_slice(values);
+    out
 }
 
 /// A number in half precision.
