@@ -18,7 +18,8 @@
 //! ```
 //!
 //! [`Dream`] says what is wanted: change a field and the world follows, despawn it and the world ends.
-//! [`DreamStatus`] says what is. [`DreamControls`] walk in it, written by [`DreamInput`] for a player or by the game. The model runs on a thread of its own; no system waits for it.
+//! [`DreamStatus`] says what is. [`DreamControls`] walk in it, written by [`DreamInput`] for a player or by the game. The model
+//! runs on a thread of its own; no system waits for it.
 //!
 //! | a game triggers | a game hears |
 //! |---|---|
