@@ -16,9 +16,6 @@ use crate::{Controls, Error, Frame, FrameSize, Result};
 /// Episodes in a full shard.
 pub const EPISODES_PER_SHARD: usize = 64;
 
-/// Episodes that are made side by side before they are written.
-const BATCH: u64 = 8;
-
 /// Records the episodes of `seeds` into shards in the folder `out`, on the threads of the current rayon pool.
 /// The files do not depend on the number of threads. `progress` is called with the number of new episodes.
 ///
@@ -28,7 +25,8 @@ pub fn write_dataset(seeds: Range<u64>, config: &EpisodeConfig, out: &Path, prog
     let mut writer = ShardWriter::new(out)?;
     let mut next = seeds.start;
     while next < seeds.end {
-        let batch = next..seeds.end.min(next + BATCH);
+        // two a thread are made side by side before they are written
+        let batch = next..seeds.end.min(next + 2 * rayon::current_num_threads() as u64);
         let episodes: Vec<Episode> = batch.clone().into_par_iter().map(|seed| record(seed, config)).collect();
         for episode in &episodes {
             writer.write(episode)?;
