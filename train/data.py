@@ -23,14 +23,14 @@ def map_npy(path, offset):
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(f)
         if fortran:
             raise ValueError(f"{path}: arrays must be in C order")
-        return np.memmap(path, dtype, "r", f.tell(), shape)
+        return np.memmap(path, dtype, "c", f.tell(), shape)
 
 
 class Episodes:
-    """All episodes of the shards in the folders, frames memory-mapped; `actions` are what the game has beyond NAMES. With `rephrased`,
-    captions are half of the time said in words that the recording does not know."""
+    """All episodes of the shards in the folders, frames memory-mapped, or on a `device` with room for them; `actions` are what the game
+    has beyond NAMES. With `rephrased`, captions are half of the time said in words that the recording does not know."""
 
-    def __init__(self, *folders, actions=(), rephrased=False):
+    def __init__(self, *folders, actions=(), rephrased=False, device=None):
         self.items, self.names, self.edits = [], [*NAMES, *actions], None
         for path in [p for folder in folders for p in sorted(Path(folder).glob("*.tar"))]:
             episodes = {}
@@ -50,6 +50,12 @@ class Episodes:
                 for change, caption in zip(meta["scenes"], meta["captions"]):
                     said = phrasings(tuple(change[label] for label in ("biome", "time", "weather")))
                     caption["texts"] += random.Random(meta["seed"]).sample(said, len(caption["texts"]))
+        for e in self.items:
+            e["frames.npy"] = torch.from_numpy(e["frames.npy"])
+        if device is not None and device.type == "cuda":
+            if 2 * sum(e["frames.npy"].numel() for e in self.items) < torch.cuda.mem_get_info(device)[0]:
+                for e in self.items:
+                    e["frames.npy"] = e["frames.npy"].to(device)
         unknown = {n for e in self.items for n in e["json"].get("actions", NAMES)} - set(self.names)
         if unknown:
             raise SystemExit(f"error: {', '.join(map(str, folders))}: name the actions {sorted(unknown)} in the config's `actions`")
@@ -75,7 +81,7 @@ class Episodes:
             chosen = [self._edit(rng, n, per_chunk) or at if rng.random() < edits else at for at in chosen]
         clips = [self.clip(i, at, chunks, per_chunk, rng, mirror and rng.random() < 0.5) for i, at in chosen]
         frames, controls, captions, pitches = zip(*clips)
-        frames, controls, pitches = (torch.from_numpy(np.stack(v)) for v in (frames, controls, pitches))
+        frames, controls, pitches = torch.stack(frames), *(torch.from_numpy(np.stack(v)) for v in (controls, pitches))
         captions = list(captions)
         if cut and chunks > 1:
             others = self.clips(rng, batch, chunks, per_chunk, mirror)
@@ -103,8 +109,8 @@ class Episodes:
         e, n = self.items[i], chunks * per_chunk
         f, a = e["frames.npy"][at : at + n], self.controls(e)[at : at + n]
         if mirror and len(self.names) == len(NAMES):  # nobody knows what a mirror makes of a game's own actions
-            f, a = f[:, :, ::-1], a * MIRROR
-        frames = np.ascontiguousarray(f.transpose(0, 3, 1, 2)).reshape(chunks, per_chunk, *f.shape[3:], *f.shape[1:3])
+            f, a = f.flip(2), a * MIRROR
+        frames = f.permute(0, 3, 1, 2).unflatten(0, (chunks, per_chunk))
         pitch = np.float32(np.pi / 180) * self.controls(e)[: at + n, 5].cumsum()[at + per_chunk - 1 :: per_chunk]
         return frames, a.reshape(chunks, per_chunk, -1), self._captions(e["json"], at, n, per_chunk, rng), pitch
 
@@ -120,8 +126,9 @@ class Episodes:
             at, turned = rng.integers(len(self.items[i]["frames.npy"]) - n + 1), mirror and rng.random() < 0.5
             frames, controls, _, pitch = self.clip(i, at, chunks, per_chunk, rng, turned)
             near = self.items[i]["nearness.npy"][at + per_chunk - 1 : at + n : per_chunk].astype(np.float32)
-            clips.append((frames, np.ascontiguousarray(near[:, :, ::-1]) if turned else near, controls, pitch))
-        return tuple(torch.from_numpy(np.stack(v)) for v in zip(*clips))
+            near, controls, pitch = (torch.from_numpy(v) for v in (near, controls, pitch))
+            clips.append((frames, near.flip(-1) if turned else near, controls, pitch))
+        return tuple(torch.stack(v) for v in zip(*clips))
 
     def controls(self, episode):
         """What led to each frame of an episode [ticks, names]; what its game does not have is 0."""
@@ -148,9 +155,9 @@ def arguments(parser):
     parser.add_argument("--init", help="model folder whose weights a new run begins with")
 
 
-def training_sets(args, c):
+def training_sets(args, c, device):
     """The episodes of `--data`, then those of each folder of `--shapes`, for a model of this config."""
-    return [Episodes(*folders, actions=c.actions, rephrased=True) for folders in (args.data, *([f] for f in args.shapes))]
+    return [Episodes(*folders, actions=c.actions, rephrased=True, device=device) for folders in (args.data, *([f] for f in args.shapes))]
 
 
 def pick(sets, rng):

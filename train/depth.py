@@ -76,13 +76,14 @@ def main():
     run = engine.Run(args.out, vcn, args, world, 2e-3)
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
-    sets, held_out = training_sets(args, c), Episodes(args.held_out, actions=c.actions)
+    sets, held_out = training_sets(args, c, world.device), Episodes(args.held_out, actions=c.actions)
     batch, chunks = args.batch // world.size, 3
     while run.running():
         with world.precision():
             told, _ = Head(vcn, world.device).errors(pick(sets, rng), rng, batch, chunks, NOISE)
         loss = told.mean()
-        run.update(loss, flops(c, batch * world.size * chunks), {"loss": loss.item()})
+        loss.backward()
+        run.update(flops(c, batch * world.size * chunks), {"loss": loss})
         if run.step % 200 == 0 and world.rank == 0:
             run.report(evaluate(Head(run.ema, world.device), held_out))
     run.save()

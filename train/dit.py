@@ -4,6 +4,7 @@
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 import data
 import engine
 from data import Episodes, pick, to_float, training_sets
+from engine import Replay
 from export import load_model
 from geometry import camera
 from model import DiT, rms_norm
@@ -25,9 +27,10 @@ MIX = [(0.35, 6, 4, 2, 3), (0.05, 20, 2, 2, 8), (0.6, 1, 16, 4, 0)]
 # of the steps, so many follow worlds that the model itself walks, with the sampler that ships: (share, worlds of --batch 4,
 # chunks, noisy copies of the truth)
 OWN_WALKS = (0.3, 8, 8, 2)
-DOUBT = 0.1  # see `walk.weigh`
+DOUBT, OWN_DOUBT = 0.1, 0.3  # see `walk.weigh`: what keeps a strayed world whole is learned on its own walk alone
 CUT = 0.25  # of the clips change the place with the caption
-EDITS = 0.2  # of the clips show a block broken or placed
+EDITS = 0.4  # of the clips show a block broken or placed
+EDITED = 20  # times as much counts the error of the chunk in which that happens: it is small, and seen at once or never
 FIRST = 4  # times as much counts the error of a chunk without a past, which is far from known
 UNPROMPTED = 0.1  # of the clips, for guidance
 CONTEXT_NOISE = 0.25  # the past is remembered at levels 1 - 0.25 to 1
@@ -57,14 +60,14 @@ def walk_flops(c, worlds, chunks, copies, n=64):
 class Captions:
     """Embeds captions once each, with the encoder that ships."""
 
-    def __init__(self, folder, sets):
+    def __init__(self, folder, sets, device):
         texts = sorted({t for s in sets for t in s.texts()})
         self.index = {t: i for i, t in enumerate(texts)}
-        self.vectors = torch.from_numpy(TextEncoder(folder).encode(texts))
+        self.vectors = TextEncoder(folder, device).encode(texts)
 
     def __call__(self, captions):
         """[B][T] texts -> [B, T, text]."""
-        return self.vectors[torch.tensor([[self.index[t] for t in row] for row in captions])]
+        return self.vectors[torch.tensor([[self.index[t] for t in row] for row in captions], device=self.vectors.device)]
 
 
 class Batches:
@@ -78,7 +81,36 @@ class Batches:
         frames, controls, captions, pitch = episodes.clips(self.rng, batch, chunks, **how)
         x, a = to_float(frames).to(self.device), controls.to(self.device)
         grid = (x.shape[-2] // self.vcn.c.patch, x.shape[-1] // self.vcn.c.patch)
-        return x, self.vcn.encode(x, a), a, pitch.to(self.device), self.captions(captions).to(self.device), grid
+        return x, self.vcn.encode(x, a), a, pitch.to(self.device), self.captions(captions), grid
+
+
+class Lessons:
+    """What a DiT learns in a step, gradients only."""
+
+    def __init__(self, world, vcn, dit, walkers, forward=None):
+        self.world, self.vcn, self.dit, self.walkers, self.forward = world, vcn, dit, walkers, forward or dit
+        self.of_clips, self.of_walks = Replay(self._clips, world.device), Replay(self._walk, world.device)
+
+    def _clips(self, z, past, controls, pitch, text, grid, copies):
+        """As `regression`, without a gradient."""
+        c = self.dit.c
+        model = self.forward if grid == (c.height // c.patch, c.width // c.patch) else self.dit  # one size is compiled
+        with self.world.precision():
+            loss, clean, noise = regression(model, self.vcn, z, past, controls, pitch, text, *grid, copies)
+        loss.backward()
+        return loss.detach(), clean, noise
+
+    def _walk(self, true, controls, pitch, text, camera, given, known, steps, copies):
+        """The weighed error of a chunk of the worlds that walk, as `Walkers.follow` tells it; they go on."""
+        walks = self.walkers.walks
+        walks.steps = steps
+        with self.world.precision():
+            now = controls, pitch, text, camera, walks.foresee(controls, pitch)
+            loss = (weigh(now[-1], true, OWN_DOUBT).repeat(copies) * walks.error(true, *now, copies)).mean()
+        (loss / self.walkers.chunks).backward()
+        with self.world.precision(), torch.no_grad():
+            self.walkers.advance(walks.step(*now, torch.randn_like(true)), now, given, known)
+        return (loss.detach(),)
 
 
 def draw_kind(rng):
@@ -86,41 +118,48 @@ def draw_kind(rng):
     return MIX[rng.choice(len(MIX), p=[m[0] for m in MIX])]
 
 
+def edited(controls):
+    """Whether a block is broken or placed in chunks of controls [..., F, 8]."""
+    return (controls[..., 6:8] > 0).flatten(-2).any(-1)
+
+
 def regression(model, vcn, z, past, controls, pitch, text, h, w, copies):
-    """The error of `copies` noisy copies of the latents z [B, T, N, C] with this past, their first predictions and the mean
+    """The weighed error of `copies` noisy copies of the latents z [B, T, N, C] with this past, their first predictions and the mean
     error from pure noise."""
     with torch.no_grad():
         foreseen = vcn.foreseen(past, controls, pitch, h, w)
-    chunks = z.shape[1]
-    text = torch.where(torch.rand(len(z), 1, 1) < UNPROMPTED, 0.0, text)
-    context_tau = 1 - CONTEXT_NOISE * torch.rand(z.shape[:2])
-    tau = torch.rand(copies * len(z), chunks) ** 1.3
-    tau[: len(z)][torch.rand(len(z), chunks) < 0.5] = 0
+    chunks, rand = z.shape[1], partial(torch.rand, device=z.device)
+    text = torch.where(rand(len(z), 1, 1) < UNPROMPTED, 0.0, text)
+    context_tau = 1 - CONTEXT_NOISE * rand(z.shape[:2])
+    tau = rand(copies * len(z), chunks) ** 1.3
+    tau[: len(z)][rand(len(z), chunks) < 0.5] = 0
     target = z.repeat(copies, 1, 1, 1)
     clean = model(noised(past, context_tau), context_tau, noised(target, tau), tau, foreseen, controls, pitch, text, h, w).float()
     error = (clean - target).square().mean((2, 3))
     weight = weigh(foreseen, z, DOUBT)
     weight[:, 0] *= FIRST
+    weight[:, 1:] *= torch.where(edited(controls)[:, 1:], EDITED, 1)
     loss = (error * weight.repeat(copies, 1)).mean()
-    return loss, clean[: len(z)].detach(), error[: len(z)][tau[: len(z)] == 0].mean().item()
+    blind = tau[: len(z)] == 0
+    return loss, clean[: len(z)].detach(), (error[: len(z)] * blind).sum().detach() / blind.sum()
 
 
 @torch.no_grad()
+@torch.random.fork_rng()
 def evaluate(dit, batches, held_out, clips=12):
     """Held-out latent error from pure noise, turning and other chunks apart; next-chunk PSNR at the shipped steps."""
     rng, batches.rng = batches.rng, np.random.default_rng(2)
-    state = torch.random.get_rng_state()
     torch.manual_seed(2)
     errors, turns, first, mse, copy = [], [], [], [], []
     level = 1 - dit.c.context_noise
     for _ in range(clips // 4):
         x, z, a, pitch, text, (h, w) = batches.draw(held_out, 4, 6, mirror=False)
-        context_tau = torch.full(z.shape[:2], level)
+        context_tau = torch.full(z.shape[:2], level, device=z.device)
         context = noised(z, context_tau)
         foreseen = batches.vcn.foreseen(z, a, pitch, h, w)
         noisy, tau = torch.randn_like(z), 0.0
         for after in [(i + 1) / dit.c.steps for i in range(dit.c.steps)]:
-            clean = dit(context, context_tau, noisy, torch.full(z.shape[:2], tau), foreseen, a, pitch, text, h, w)
+            clean = dit(context, context_tau, noisy, torch.full(z.shape[:2], tau, device=z.device), foreseen, a, pitch, text, h, w)
             if tau == 0:
                 e = (clean - z).square().mean((2, 3))
                 errors.append(e[:, 2:].flatten())
@@ -135,7 +174,6 @@ def evaluate(dit, batches, held_out, clips=12):
         mse.append((y - truth).square().mean((1, 2, 3, 4)))
         copy.append((x[:, 1:-1, -1:].flatten(0, 1) - truth).square().mean((1, 2, 3, 4)))
     batches.rng = rng
-    torch.random.set_rng_state(state)
     errors, turns, mse, copy = (torch.cat(v) for v in (errors, turns, mse, copy))
     return {
         "turning": errors[turns].mean().item(),
@@ -164,7 +202,7 @@ def sheet(dit, batches, held_out, path, chunks=20):
     y = torch.stack(out, 1).clamp(-1, 1)
     pick = [0, 1, 2, 3, 4, 6, 8, 11, 15, 19]
     rows = [torch.cat([v[i, t, 1] for t in pick if t < chunks], -1) for i in range(len(x)) for v in (x, y)]
-    image = ((torch.cat(rows, -2) + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+    image = ((torch.cat(rows, -2) + 1) * 127.5).byte().permute(1, 2, 0).cpu().numpy()
     Image.fromarray(image).save(path)
 
 
@@ -183,43 +221,41 @@ def main():
     dit = DiT(c).to(world.device)
     start = load_model(args.init)[2] if args.init else None
     run = engine.Run(args.out, dit, args, world, 1e-3 if start else 2e-3, start)
-    forward = torch.compile(dit, dynamic=False) if args.compile else dit
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
     shared = np.random.default_rng([args.seed, run.step])  # draws that all processes must share
-    sets, held_out = training_sets(args, c), Episodes(args.held_out, actions=c.actions)
-    captions = Captions(args.model, [*sets, held_out])
+    sets, held_out = training_sets(args, c, world.device), Episodes(args.held_out, actions=c.actions)
+    captions = Captions(args.model, [*sets, held_out], world.device)
     batches = Batches(vcn, captions, rng, world.device)
     share, worlds, far, walk_copies = OWN_WALKS
     worlds = max(1, round(worlds * args.batch / 4 / world.size))
     walkers = Walkers(dit, vcn, captions, sets[0], worlds, far, rng, world.device, furthest=FURTHEST)
 
+    lessons = Lessons(world, vcn, dit, walkers, torch.compile(dit, dynamic=False) if args.compile else None)
     passes = 0
     while run.running():
         if passes == 0 and run.progress > 0.1 and shared.random() < share:
-            walkers.walks.steps = int(shared.integers(2, 5))  # so that no number of steps is out of its depth
-            with world.precision():
-                loss = walkers.errors(walk_copies).mean()
-            run.update(loss, walk_flops(c, worlds * world.size, far, walk_copies), {"walk": loss.item()})
+            steps = int(shared.integers(2, 5))  # so that no number of steps is out of its depth
+            for true, now, given, known in walkers.follow():
+                (loss,) = lessons.of_walks(true, *now, given, known, steps=steps, copies=walk_copies)
+            run.update(walk_flops(c, worlds * world.size, far, walk_copies), {"walk": loss})
             continue
         if passes == 0:
             _, chunks, clips, copies, own_passes = draw_kind(shared)
             clips = max(1, round(clips * args.batch / 4 / world.size))
-            _, z, a, pitch, text, (h, w) = batches.draw(pick(sets, rng), clips, chunks, cut=CUT, edits=EDITS)
+            _, z, a, pitch, text, grid = batches.draw(pick(sets, rng), clips, chunks, cut=CUT, edits=EDITS)
             past = z
             passes = 1 + (shared.integers(own_passes + 1) if run.progress > 0.1 else 0)
         else:
             # the same clips once more, with the past (or a part) as the model itself saw it: against drift. A pass
             # builds on the pass before, so errors pile up as they do when walking. The start has no past: it stays true.
-            own = torch.rand(z.shape[:2]) < 2 * torch.rand(len(z), 1)
+            own = torch.rand(z.shape[:2], device=z.device) < 2 * torch.rand(len(z), 1, device=z.device)
             own[:, 0] = False
             past = torch.where(own[..., None, None], again, z)
         passes -= 1
-        model = forward if (h, w) == (c.height // c.patch, c.width // c.patch) else dit  # one size is compiled
-        with world.precision():
-            loss, clean, noise = regression(model, vcn, z, past, a, pitch, text, h, w, copies)
+        loss, clean, noise = lessons.of_clips(z, past, a, pitch, text, grid=grid, copies=copies)
         again = rms_norm(clean)
-        run.update(loss, flops(c, clips * world.size, chunks, copies), {"loss": loss.item(), "noise": noise, "chunks": chunks})
+        run.update(flops(c, clips * world.size, chunks, copies), {"loss": loss, "noise": noise, "chunks": chunks})
         if run.step % 400 == 0 and world.rank == 0:
             run.report(evaluate(run.ema, batches, held_out))
     run.save()

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -37,15 +38,52 @@ class World:
                 t.copy_(s)
 
 
+class Replay:
+    """A function of tensors whose kernels a GPU is given at once, from the second call with the same shapes and settings on (a CUDA
+    graph); on a CPU the function itself.
+
+    The function must not ask a GPU for numbers, and must change in place what it changes, gradients among it. It returns tensors.
+    """
+
+    pool = None  # of memory, which all share
+
+    def __init__(self, function, device):
+        self.function, self.cuda, self.graphs = function, device.type == "cuda", {}
+
+    def __call__(self, *inputs, **settings):
+        if not self.cuda:
+            return self.function(*inputs, **settings)
+        key = *(x.shape for x in inputs), *settings.items()
+        if key not in self.graphs:  # what is made once is made now, and not in the graph
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                out = self.function(*inputs, **settings)
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graphs[key] = None
+            return out
+        if self.graphs[key] is None:
+            Replay.pool = Replay.pool or torch.cuda.graph_pool_handle()
+            held, graph = [x.clone() for x in inputs], torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=Replay.pool):
+                out = self.function(*held, **settings)
+            self.graphs[key] = graph, held, out
+        graph, held, out = self.graphs[key]
+        for mine, given in zip(held, inputs):
+            mine.copy_(given)
+        graph.replay()
+        return [x.clone() for x in out]  # the next graph overwrites them
+
+
 def orthogonalize(m, steps=4):
-    """The orthogonal factor of a matrix, roughly, by Newton-Schulz iteration (Muon, Jordan et al. 2024)."""
-    x = m / (m.norm() + 1e-7)
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
+    """The orthogonal factors of matrices [n, rows, columns], roughly, by Newton-Schulz iteration (Muon, Jordan et al. 2024)."""
+    x = m / (m.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
     for _ in range(steps):
-        a = x @ x.T
+        a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x if wide else x.T
+    return x if wide else x.mT
 
 
 class Optimizer:
@@ -56,39 +94,40 @@ class Optimizer:
         self.matrices = [p for n, p in named if p.dim() in (2, 4) and min(p.shape[0], p[0].numel()) > 8 and "embeddings" not in n]
         chosen = {id(p) for p in self.matrices}
         self.rest = [p for _, p in named if id(p) not in chosen]
+        self.alike = {}  # matrices of a shape are updated together
+        for i, p in enumerate(self.matrices):
+            self.alike.setdefault(p.flatten(1).shape, []).append(i)
         self.world, self.lr = world, lr
         self.momentum = [torch.zeros_like(p) for p in self.matrices]
         self.adam = torch.optim.Adam(self.rest, lr=lr, betas=(0.9, 0.99))
+        for p in self.matrices + self.rest:  # in the same place for good, as `Replay` needs it
+            p.grad = torch.zeros_like(p)
 
     def step(self, scale):
         """One update with `scale` times the base learning rates; gradients are summed over processes first."""
         params = self.matrices + self.rest
-        for p in params:  # a step need not use all weights, but the sum does
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         grads = [p.grad for p in params]
         self.world.sum(grads)
         if self.world.size > 1:
             torch._foreach_div_(grads, self.world.size)
         norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
-        updates = []
-        for i, (p, m) in enumerate(zip(self.matrices, self.momentum)):
-            m.lerp_(p.grad, 0.05)
-            update = torch.zeros_like(p)
-            if i % self.world.size == self.world.rank:
-                g = p.grad.lerp(m, 0.95).flatten(1)
+        torch._foreach_lerp_(self.momentum, grads[: len(self.matrices)], 0.05)
+        updates = [torch.zeros_like(p) for p in self.matrices]
+        for shape, alike in self.alike.items():
+            mine = alike[self.world.rank :: self.world.size]
+            if mine:
+                g = torch.stack([grads[i].lerp(self.momentum[i], 0.95).flatten(1) for i in mine])
                 # the update's RMS is 0.2 of the learning rate, Adam's usual (Moonlight, Liu et al. 2025)
                 with self.world.precision():
-                    factor = orthogonalize(g).float()
-                update = (factor * 0.2 * max(g.shape) ** 0.5).view_as(p)
-            updates.append(update)
+                    factors = orthogonalize(g).float() * 0.2 * max(shape) ** 0.5
+                for i, factor in zip(mine, factors):
+                    updates[i] = factor.view_as(updates[i])
         self.world.sum(updates)
         torch._foreach_add_([p.data for p in self.matrices], updates, alpha=-self.lr * scale)
         for group in self.adam.param_groups:
             group["lr"] = self.lr * scale
         self.adam.step()
-        self.adam.zero_grad()
-        for p in self.matrices:
-            p.grad = None
+        torch._foreach_zero_(grads)
         return float(norm)
 
     def state_dict(self):
@@ -104,7 +143,7 @@ class Run:
     """A training run in a folder that survives interruption.
 
     The schedule goes by the minutes spent training, over all sittings: a warm-up, constant to 60 % of `minutes`, then
-    down to 2 %. `state.pt` is written every five minutes and at the end; the same command resumes from it. A new run
+    down to 2 %. `state.pt` is written every five minutes, at the end and when told to stop (SIGTERM); the same command resumes from it. A new run
     begins with the weights of `start`, if given. `also` names whatever else is to be found again, with a state dict.
     """
 
@@ -114,7 +153,8 @@ class Run:
             model.load_state_dict(start.state_dict())
         self.optimizer, self.also = Optimizer(model, world, lr), also or {}
         self.ema = copy.deepcopy(model).requires_grad_(False)
-        self.step, self.elapsed, self.flops = 0, 0.0, 0.0
+        self.step, self.elapsed, self.flops, self.stopped = 0, 0.0, 0.0, False
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopped", True))
         self.folder.mkdir(parents=True, exist_ok=True)
         state = self.folder / "state.pt"
         if state.exists():
@@ -129,25 +169,24 @@ class Run:
         self.before, self.flops_before, self.first_step = self.elapsed, self.flops, self.step
 
     def running(self):
-        """False at the end of the schedule. Sets `progress`, 0 to 1, on which the processes agree."""
+        """False at the end of the schedule and when told to stop. Sets `progress`, 0 to 1, on which the processes agree."""
         progress = self.elapsed / (60 * self.args.minutes)
         if self.args.max_steps:
             progress = max(progress, self.step / self.args.max_steps)
-        mean = torch.tensor([progress / self.world.size])
-        self.world.sum([mean])
-        self.progress = mean.item()
+        share = torch.tensor([1.0 if self.stopped else progress / self.world.size], device=self.world.device)
+        self.world.sum([share])
+        self.progress = share.item()
         return self.progress < 1
 
     def rate(self):
         """The present share of the base learning rate."""
         return min(1, (self.step + 1 - self.first_step) / 20, max(0.02, (1 - self.progress) / 0.4))
 
-    def update(self, loss, flops, parts):
-        """Backpropagates, steps, logs; `flops` were spent over all processes, `parts` are named figures to print."""
-        loss.backward()
+    def update(self, flops, parts):
+        """Steps by the gradients and logs; `flops` were spent over all processes, `parts` are named figures to print."""
         norm = self.optimizer.step(self.rate())
         with torch.no_grad():
-            decay = min(0.99, self.step / (self.step + 10))
+            decay = min(0.999, self.step / (self.step + 10))  # a mean over the last tenth of the run, and no more than 1000 steps
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
         self.step += 1
         now = time.time()
@@ -155,6 +194,7 @@ class Run:
         self.flops += flops
         if self.world.rank == 0 and (self.step % 10 == 0 or self.step <= 3):
             rate = (self.flops - self.flops_before) / max(now - self.begin, 1) / 1e9
+            parts = {name: float(part) for name, part in parts.items()}
             figures = " ".join(f"{k} {v:.4f}" for k, v in parts.items())
             left = self.args.minutes - self.elapsed / 60
             print(f"step {self.step} {figures} norm {norm:.2f} {rate:.0f} GFLOP/s {self.flops:.2e} FLOP, {left:.0f} min left", flush=True)

@@ -54,7 +54,7 @@ def camera(controls):
 
 def pitched(cameras, pitch):
     """Cameras [..., F, CAMERA] with the pitch of the last being pitch [...]."""
-    change = F.one_hot(torch.tensor(1, device=pitch.device), CAMERA) * (pitch - cameras[..., -1, 1])[..., None]
+    change = F.pad((pitch - cameras[..., -1, 1])[..., None], (1, CAMERA - 2))
     return cameras + change.unsqueeze(-2)
 
 
@@ -135,9 +135,11 @@ def moved(nearness, then, now):
             at = (line.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long()
             for total, value in zip(sums, (weight * near, weight, share)):
                 total.scatter_add_(1, at.flatten(1), value.flatten(1))
-    kernel = torch.tensor([0.25, 0.5, 0.25], device=nearness.device)
-    smooth = F.conv2d(sums.view(3 * m, 1, h, w), (kernel[:, None] * kernel)[None, None], padding=1)
-    near, weight, share = smooth.view(3, m, h, w)
+    smooth = F.pad(sums.view(3, m, h, w), (1, 1, 1, 1))
+    for dim in (-1, -2):
+        n = smooth.shape[dim] - 2
+        smooth = sum(share * smooth.narrow(dim, at, n) for at, share in enumerate((0.25, 0.5, 0.25)))
+    near, weight, share = smooth
     return near / (weight + 1e-20), share
 
 
@@ -164,8 +166,8 @@ def look_up(images, nearness, then, now):
 
 
 class Views:
-    """The frames that B worlds go on seeing: their last one, and key frames of other places, newest first, until they are left
-    behind. Frames and their nearness are kept in half precision.
+    """The frames that B worlds go on seeing: their last one, and key frames of other places, until they are left behind. Frames and
+    their nearness are kept in half precision.
     """
 
     MOST = 6  # key frames
@@ -174,54 +176,66 @@ class Views:
 
     def __init__(self, count, height, width, eye, device=None):
         self.eye = eye
-        far = torch.zeros(height // CELL, width // CELL, device=device)
-        self.nothing = torch.zeros(3, height, width, device=device), far, torch.zeros(CAMERA, device=device)
-        self.last, self.keys = [self.nothing] * count, [[] for _ in range(count)]
+        zeros = lambda *shape: torch.zeros(count, self.MOST + 1, *shape, device=device)  # noqa: E731
+        # slot 0 is the last frame, the others are key frames
+        self.frames, self.near, self.cameras = zeros(3, height, width), zeros(height // CELL, width // CELL), zeros(CAMERA)
+        self.taken = torch.full((count, self.MOST), -1, device=device)  # when each key frame was, -1 if there is none
+        self.now = torch.zeros((), dtype=torch.long, device=device)
 
     def forget(self, rows):
         """Begins the worlds of these rows anew: grey."""
-        for row in rows:
-            self.last[row], self.keys[row] = self.nothing, []
+        for kept in (self.frames, self.near, self.cameras):
+            kept[rows] = 0
+        self.taken[rows] = -1
 
     def add(self, frames, nearness, cameras):
         """The last frame [B, 3, H, W] of every world and its nearness [B, H/CELL, W/CELL], taken by cameras [B, CAMERA]."""
-        half = lambda x: x.half().float()  # noqa: E731
-        for row, view in enumerate(zip(half(frames.clamp(-1, 1)), half(nearness.clamp(min=0)), cameras)):
-            gone = lambda key, view=view: (view[-1] - key[-1])[2:4].norm() > self.FAR * self.WAY  # noqa: E731
-            keys = [key for key in self.keys[row] if not gone(key)]
-            apart = [self._apart(view[-1], key[-1]) for key in keys]
-            nearest = min(apart, default=1)
-            if nearest < self.FRESH:
-                keys.pop(apart.index(nearest))
-            if nearest < self.FRESH or nearest >= 1:
-                keys = [view, *keys][: self.MOST]
-            self.last[row], self.keys[row] = view, keys
+        view = frames.clamp(-1, 1).half().float(), nearness.clamp(min=0).half().float(), cameras
+        keys = self.cameras[:, 1:]
+        gone = (cameras[:, None] - keys)[..., 2:4].norm(dim=-1) > self.FAR * self.WAY
+        self.taken.masked_fill_(gone, -1)
+        apart, nearest = self._apart(cameras).min(1)
+        slots = torch.arange(self.MOST, device=nearest.device)
+        replaced = (slots == nearest[:, None]) & (apart < self.FRESH)[:, None]
+        self.taken.masked_fill_(replaced, -1)
+        # into an empty slot, else the oldest's
+        key = (slots == self.taken.argmin(1)[:, None]) & ((apart < self.FRESH) | (apart >= 1))[:, None]
+        self.taken.copy_(torch.where(key, self.now, self.taken))
+        self.now += 1
+        put = F.pad(key, (1, 0), value=True)
+        for kept, new in zip((self.frames, self.near, self.cameras), view):
+            kept.copy_(torch.where(put.view(*put.shape, *[1] * (new.dim() - 1)), new[:, None], kept))
 
-    def _apart(self, a, b):
-        yaw, pitch, x, z, *_ = (a - b).tolist()
-        return max(abs(math.remainder(yaw, 2 * math.pi)) / self.TURN, abs(pitch) / self.TURN, math.hypot(x, z) / self.WAY)
+    def _apart(self, cameras):
+        """How far cameras [B, CAMERA] are from every key frame [B, MOST], in TURN or WAY; infinitely if there is none."""
+        yaw, pitch, x, z, *_ = (cameras[:, None] - self.cameras[:, 1:]).unbind(-1)
+        yaw = torch.remainder(yaw + math.pi, 2 * math.pi) - math.pi
+        apart = torch.maximum(torch.maximum(yaw.abs(), pitch.abs()) / self.TURN, torch.hypot(x, z) / self.WAY)
+        return apart.masked_fill(self.taken < 0, math.inf)
 
-    def see(self, cameras):
+    def see(self, cameras, most=MOST):
         """What cameras [B, F, CAMERA] see if nothing else moves [B, F, 3, H, W]: each pixel from the nearest key frame that knows it,
         else from the last frame, and where that does not, as it goes on at its edge, over flat ground.
 
-        A key frame comes before the last one, as that was drawn from it: what is drawn less often is sharper and nearer the truth.
+        A key frame comes before the last one, as that was drawn from it: what is drawn less often is sharper and nearer the truth. Each
+        world has at most so many.
         """
-        (b, f), worlds = cameras.shape[:2], []
-        for camera, last, keys in zip(cameras[:, -1], self.last, self.keys):
-            worlds.append([*sorted(keys, key=lambda key, camera=camera: self._apart(camera, key[-1])), last])
-        now, seen, left = cameras.flatten(0, 1), 0, 1
-        for i in range(max(map(len, worlds))):
-            views = [world[i] if i < len(world) else self.nothing for world in worlds]
-            images, near, then = (torch.stack(part).repeat_interleave(f, 0) for part in zip(*views))
-            there = torch.tensor([i < len(world) for world in worlds], device=now.device).repeat_interleave(f)
-            image, share = reproject(images, near, then, now)
-            share = share * there[:, None, None, None]
+        (b, f), now, seen, left = cameras.shape[:2], cameras.flatten(0, 1), 0, 1
+        apart, order = self._apart(cameras[:, -1]).sort(1)
+        known = apart.isfinite()
+        rows = torch.arange(b, device=now.device)
+        pick = lambda slot: [kept[rows, slot].repeat_interleave(f, 0) for kept in (self.frames, self.near, self.cameras)]  # noqa: E731
+        last = pick(torch.zeros_like(rows))
+        if not now.is_cuda:  # nobody waits for the number
+            most = known.sum(1).max().item()
+        for i in range(most + 1):
+            # a world's last frame follows its key frames
+            use = i <= known.sum(1)
+            slot = torch.where(known[:, i], order[:, i] + 1, 0) if i < self.MOST else torch.zeros_like(rows)
+            image, share = reproject(*pick(slot), now)
+            share = share * use.repeat_interleave(f)[:, None, None, None]
             seen, left = seen + left * share * image, left * (1 - share)
-            if not left.any():
-                break
-        images, _, then = (torch.stack(part).repeat_interleave(f, 0) for part in zip(*self.last))
-        edge, _ = look_up(images, ground(now[:, 1], *images.shape[-2:], self.eye), then, now)
+        edge, _ = look_up(last[0], ground(now[:, 1], *last[0].shape[-2:], self.eye), last[2], now)
         return (seen + left * edge).unflatten(0, (b, f))
 
 

@@ -185,18 +185,16 @@ class Trunk(nn.ModuleList):
         streams = 1 if clean is None else b // clean
         offsets = [o for o in self.offsets if o < t]
         if offsets:
-            pad = max(offsets)
-            # the chunk `offset` back, by index into the padded past; padding is masked
-            index = torch.arange(t, device=x.device)[:, None] + pad - torch.tensor(offsets, device=x.device)
-            missing = (index < pad).repeat_interleave(x.shape[2], -1)  # [T, S*N]
-            then = F.pad(cam, (0, 0, pad, 0))[:, index]
-            moved = motion(cam[:, :, None], then)  # [B', T, S, MOTION]
+            # the chunk each offset back [B', T, S, ...]; what there is not is masked
+            back = lambda v: torch.stack([F.pad(v[:, : t - o], (*[0, 0] * (v.dim() - 2), o, 0)) for o in offsets], 2)  # noqa: E731
+            missing = torch.stack([torch.arange(t, device=x.device) < o for o in offsets], 1).repeat_interleave(x.shape[2], -1)  # [T, S*N]
+            moved = motion(cam[:, :, None], back(cam))  # [B', T, S, MOTION]
 
         def memory(block):
             bias = block.flow(moved, pos, focal).flatten(-2).masked_fill(missing[:, None, None], float("-inf"))
 
             def recall(k, v):
-                k, v = (F.pad(s[: len(cam)], (0, 0, 0, 0, 0, 0, pad, 0))[:, index] for s in (k, v))
+                k, v = (back(s[: len(cam)]) for s in (k, v))
                 k, v = (s.permute(0, 1, 3, 2, 4, 5).flatten(3, 4) for s in (k, v))  # [B', T, heads, S*N, head_dim]
                 return tuple(s.repeat(streams, 1, 1, 1, 1) for s in (k, v, bias))
 
@@ -334,7 +332,7 @@ class VCN(nn.Module):
         views, seen = Views(b, *frames.shape[-2:], self.c.eye, frames.device), []
         for i in range(1, t):
             views.add(frames[:, i - 1], near[:, i - 1], cameras[:, i - 1, -1])
-            seen.append(views.see(cameras[:, i]))
+            seen.append(views.see(cameras[:, i], min(i, views.MOST)))
         return F.pad(self.encode(torch.stack(seen, 1), controls[:, 1:]).float(), (0, 0, 0, 0, 1, 0))
 
 
@@ -440,8 +438,8 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
         for now, after in zip(levels, levels[1:]):
             # the chunk under way stands in for itself in the context stream; no other chunk sees it there
             context = torch.cat([past, x[:, None]], 1)
-            level = torch.full(context.shape[:2], 1 - c.context_noise)
-            tau = torch.cat([level[:, :-1], torch.full((len(x), 1), now)], 1)
+            level = torch.full(context.shape[:2], 1 - c.context_noise, device=x.device)
+            tau = torch.cat([level[:, :-1], torch.full_like(level[:, :1], now)], 1)
 
             def predict(text):
                 return dit(context, level, context, tau, foreseen, *steering, text, h, w)[:, -1]

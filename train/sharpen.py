@@ -64,7 +64,7 @@ def main():
     run = engine.Run(args.out, vcn, args, world, 5e-4, also={"critic": critic, "judge": judge})
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
-    sets, held_out = training_sets(args, c), Episodes(args.held_out, actions=c.actions)
+    sets, held_out = training_sets(args, c, world.device), Episodes(args.held_out, actions=c.actions)
     batch, chunks = args.batch // world.size, 2
     while run.running():
         frames, a, *_ = pick(sets, rng).clips(rng, batch, chunks)
@@ -73,7 +73,7 @@ def main():
         with world.precision():
             with torch.no_grad():
                 z = vcn.encode(x, a)
-                told = vcn.tell(z + NOISE * torch.rand(len(z), 1, 1, 1) * torch.randn_like(z), a, h, w)
+                told = vcn.tell(z + NOISE * torch.rand(len(z), 1, 1, 1, device=z.device) * torch.randn_like(z), a, h, w)
             y = vcn.draw(told, a, h, w)
             loss = loss_fn(y, x)
             flat = lambda v: v.flatten(0, 2)  # noqa: E731
@@ -84,7 +84,8 @@ def main():
             critic.requires_grad_(False)
             fooled = critic.verdict(flat(x), flat(y)).mean() * min(1, run.step / HEAD_START)
         spent = flops(c, batch * world.size * chunks)
-        run.update(loss + WEIGHT * fooled, spent, {"loss": loss.item(), "told": told.item(), "sharp": sharpness(y.detach()) / sharpness(x)})
+        (loss + WEIGHT * fooled).backward()
+        run.update(spent, {"loss": loss, "told": told, "sharp": sharpness(y.detach()) / sharpness(x)})
         if run.step % 200 == 0 and world.rank == 0:
             run.report({**evaluate(run.ema, held_out, world.device), **sharp(run.ema, held_out, world.device)})
     run.save()

@@ -103,14 +103,15 @@ def pad(token_ids):
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed(model, token_ids, label=None, batch=256):
     """The embeddings `[N, 384]` of tokenised phrases, computed in order of length."""
-    out, start = torch.empty(len(token_ids), DIM), time.time()
+    device = next(model.parameters()).device
+    out, start = torch.empty(len(token_ids), DIM, device=device), time.time()
     order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
     for at in range(0, len(order), batch):
         rows = order[at : at + batch]
-        out[rows] = model(*pad([token_ids[i] for i in rows]))
+        out[rows] = model(*(t.to(device) for t in pad([token_ids[i] for i in rows])))
         if label and at // batch % 10 == 0:
             print(f"\r{label}: {at}/{len(order)}  {at / (time.time() - start):.0f} phrases/s ", end="", flush=True)
     return out
@@ -119,7 +120,7 @@ def embed(model, token_ids, label=None, batch=256):
 class TextEncoder:
     """The exported encoder of a model folder (`text.json`, `text.safetensors`, `tokenizer.json`)."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, device="cpu"):
         folder = Path(folder)
         config = json.loads((folder / "text.json").read_text())
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -127,10 +128,11 @@ class TextEncoder:
         self.tokenizer.enable_truncation(config["max_position_embeddings"])
         self.model = Bert(config).eval()
         self.model.load_state_dict({k: v.float() for k, v in load_file(folder / "text.safetensors").items()})
+        self.model.to(device)
 
     def encode(self, prompts):
         """Unit-norm embeddings, `[N, 384]` float32."""
-        return embed(self.model, [e.ids for e in self.tokenizer.encode_batch(list(prompts))]).numpy()
+        return embed(self.model, [e.ids for e in self.tokenizer.encode_batch(list(prompts))])
 
 
 def load_teacher():
@@ -186,7 +188,8 @@ def distil(student, token_ids, targets, args, batch=256):
         out, target = student(ids.to(world.device), mask.to(world.device)), targets[rows]
         distance = 1 - (out * target).sum(-1).mean()
         loss = distance + 10 * F.mse_loss(out @ out.T, target @ target.T)
-        run.update(loss, 6 * weights * tokens, {"loss": loss.item(), "cosine": 1 - distance.item()})
+        loss.backward()
+        run.update(6 * weights * tokens, {"loss": loss, "cosine": 1 - distance})
     run.save()
     engine.plot(args.out, ["loss", "cosine"])
     return run.ema.cpu()
@@ -279,7 +282,7 @@ def main():
 
     tests = HELD_OUT + [row[0] for row in truth]
     targets = torch.cat([targets, embed_phrases(teacher, teacher_tokenizer, tests)])
-    ours = torch.from_numpy(TextEncoder(args.model).encode(phrases + tests))
+    ours = TextEncoder(args.model).encode(phrases + tests)
     cosine = (ours * targets).sum(-1)
     scenes = [i for i in train if labels[i]]
     unseen = range(len(phrases), len(phrases) + len(HELD_OUT))

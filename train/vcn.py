@@ -81,7 +81,7 @@ def main():
     model = VCN(c).to(world.device)
     run = engine.Run(args.out, model, args, world, 2e-3, start)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
-    sets, held_out = training_sets(args, c), Episodes(args.held_out, actions=c.actions)
+    sets, held_out = training_sets(args, c, world.device), Episodes(args.held_out, actions=c.actions)
     batch = args.batch // world.size
 
     while run.running():
@@ -90,7 +90,8 @@ def main():
         h, w = x.shape[-2] // c.patch, x.shape[-1] // c.patch
         z = model.encode(x, a)
         loss = loss_fn(model.decode(z + NOISE * torch.randn_like(z), a, h, w), x)
-        run.update(loss, flops(c, batch * world.size * args.chunks), {"loss": loss.item()})
+        loss.backward()
+        run.update(flops(c, batch * world.size * args.chunks), {"loss": loss})
         if run.step % 100 == 0 and world.rank == 0:
             run.report(evaluate(run.ema, held_out, world.device))
     run.save()

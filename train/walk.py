@@ -1,15 +1,18 @@
 """Free-running worlds in a batch: the sampler with a cache of the past, as the runtime has it."""
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from data import to_float
+from engine import Replay
 from geometry import CAMERA, Views, camera, grid_positions, motion, pitched, reckon
 from model import control_features, rms_norm, rollout, rope_tables, sample_levels
 
-DOUBT = 0.3  # see `weigh`: what keeps a strayed world whole is learned here alone
 FURTHEST = 160  # chunks that a world walks before it begins anew
+TOGETHER = 16  # worlds begin at once
 
 
 def noised(x, tau):
@@ -54,8 +57,8 @@ class Past:
     def add(self, kept, camera):
         """Remembers a chunk: keys and values of each temporal layer [2, B, heads, N, head_dim]."""
         for layer, past in self.kept.items():
-            self.kept[layer] = torch.cat([past[:, :, 1:], kept[layer].unsqueeze(2).float()], 2)
-        self.cameras = torch.cat([self.cameras[:, 1:], camera[:, None]], 1)
+            past.copy_(torch.cat([past[:, :, 1:], kept[layer].unsqueeze(2).float()], 2))
+        self.cameras.copy_(torch.cat([self.cameras[:, 1:], camera[:, None]], 1))
 
     def forward(self, x, cond, rope, recalls, kept=None, upto=None):
         """A chunk x [B, 1, N, D] through the blocks, or the first `upto`; `kept` takes its keys and values."""
@@ -71,25 +74,53 @@ class Past:
         return x
 
 
+class Mind:
+    """A DiT, and what it remembers of the past of B worlds."""
+
+    def __init__(self, dit, count, h, w, device):
+        self.dit, self.past = dit, Past(dit.blocks, count, h * w, device)
+        self.pos, self.focal = grid_positions(h, w, device)
+        self.rope = rope_tables(h, w, dit.c.dit.width // dit.c.dit.heads, device)
+
+    def recalls(self, camera, age):
+        """See `Past.recalls`."""
+        return self.past.recalls(camera, age, self.pos, self.focal)
+
+    def read(self, x, tau, before, foreseen, steering, recalls, kept=None):
+        """What the blocks tell of a chunk x [B, N, C] at level tau [B] after the chunks `before` [B, 2, N, C], and its condition;
+        steering as of `DiT.condition`. `kept` takes keys and values; then only the blocks that keep some are asked."""
+        dit = self.dit
+        x = dit.patch_in(torch.cat([x, before[:, 1], before[:, 0], foreseen], -1)).float().unsqueeze(1)
+        tau = tau if torch.is_tensor(tau) else torch.full((len(x),), tau, device=x.device)
+        cond = dit.condition(tau[:, None], *steering)
+        upto = None if kept is None else dit.blocks.last_temporal + 1
+        return self.past.forward(x, cond, self.rope, recalls, kept, upto), cond
+
+    def remember(self, x, tau, before, foreseen, steering, camera, age):
+        """Remembers a chunk, as `read`."""
+        kept = {}
+        self.read(x, tau, before, foreseen, steering, self.recalls(camera, age), kept)
+        self.past.add(kept, camera)
+
+
 class Walks:
     """B worlds that walk in step, each of its own age; `model.rollout` with the work of the past kept.
 
     Keys, values and remembered latents of the newest chunks and the frames in view stay; gradients reach the last denoising
-    step of a chunk alone, as the past is taken as given (Self Forcing, Huang et al. 2025).
+    step of a chunk alone, as the past is taken as given (Self Forcing, Huang et al. 2025). `watching` are DiTs that remember the
+    same worlds and dream nothing.
     """
 
-    def __init__(self, dit, vcn, count, h, w, device):
+    def __init__(self, dit, vcn, count, h, w, device, watching=()):
         self.dit, self.vcn, self.h, self.w, self.steps = dit, vcn, h, w, dit.c.steps
         c, n = dit.c, h * w
         self.latents = torch.zeros(count, 2, n, c.latent, device=device)  # as remembered, the newest last
         self.views = Views(count, h * c.patch, w * c.patch, c.eye, device)
         self.cameras = torch.zeros(count, CAMERA, device=device)  # at the end of the last chunk
-        self.past, self.drawn = (Past(trunk, count, n, device) for trunk in (dit.blocks, vcn.dec_blocks))
+        self.mind, *self.watching = (Mind(d, count, h, w, device) for d in (dit, *watching))
+        self.drawn = Past(vcn.dec_blocks, count, n, device)
         self.age = torch.zeros(count, dtype=torch.long, device=device)
-        self.pos, self.focal = grid_positions(h, w, device)
-        self.rope, self.rope_drawn = (
-            rope_tables(h, w, trunk.width // trunk.heads, device) for trunk in (c.dit, c.decoder)
-        )  # fmt: skip
+        self.rope_drawn = rope_tables(h, w, c.decoder.width // c.decoder.heads, device)
 
     def forget(self, rows):
         """Begins the worlds of these rows anew."""
@@ -105,69 +136,61 @@ class Walks:
         foreseen = self.vcn.encode(frames[:, None], controls[:, None])[:, 0].float()
         return foreseen * (self.age > 0)[:, None, None]
 
-    def _recalls(self, camera):
-        return self.past.recalls(camera, self.age, self.pos, self.focal)
+    def predict(self, x, tau, controls, pitch, text, camera, foreseen, mind=None, recalls=None):
+        """Clean latents [K*B, N, C] of K noisy copies x [K*B, N, C] of a chunk of every world at levels tau [K*B]; steering as in
+        `step`. Asks `mind`, or the DiT that dreams; `recalls` is what it remembers, if known already."""
+        mind, copies = mind or self.mind, len(x) // len(self.age)
+        repeat = lambda a: a if copies == 1 else a.repeat(copies, *[1] * (a.dim() - 1))  # noqa: E731
+        recalls = {layer: [repeat(t) for t in recall] for layer, recall in (recalls or mind.recalls(camera, self.age)).items()}
+        steering = [repeat(t)[:, None] for t in (controls, pitch, text)]
+        told, cond = mind.read(x, tau, repeat(self.latents), repeat(foreseen), steering, recalls)
+        begins = repeat(self.age == 0)[:, None, None, None]
+        return mind.dit.answer(told, cond, repeat(foreseen)[:, None], begins).float().squeeze(1)
 
-    def _pass(self, x, tau, foreseen, steering, recalls, kept=None):
-        """A chunk [B, N, C] at level tau [B] through the network; `kept` takes its keys and values, and then nothing else is made."""
-        dit = self.dit
-        x = dit.patch_in(torch.cat([x, self.latents[:, 1], self.latents[:, 0], foreseen], -1)).float().unsqueeze(1)
-        cond = dit.condition(torch.as_tensor(tau, device=x.device).expand(len(x))[:, None], *steering)
-        upto = None if kept is None else dit.blocks.last_temporal + 1
-        x = self.past.forward(x, cond, self.rope, recalls, kept, upto)
-        if kept is not None:
-            return None
-        begins = (self.age == 0).repeat(len(x) // len(self.age))[:, None, None, None]
-        return dit.answer(x, cond, foreseen[:, None], begins).float().squeeze(1)
+    @torch.no_grad()
+    def begin(self, controls, pitch, text, noise):
+        """Dreams the first chunk of K worlds: controls [K, F, 8], pitch [K], text [K, text], noise [K, N, C] -> latents [K, N, C]."""
+        steering, noise = [t[:, None] for t in (controls, pitch, text)], noise[:, None]
+        return rollout(self.dit, self.vcn, noise[:, :0], *steering, noise, noise, self.h, self.w)[:, 0]
 
     def step(self, controls, pitch, text, camera, foreseen, noise):
-        """Dreams a chunk of every world: controls [B, F, 8], pitch [B], text [B, text], camera [B, CAMERA], foreseen [B, N, C] of
-        `foresee`, noise [B, N, C] -> latents [B, N, C], with a gradient of the last step where there is a past."""
-        steering = controls[:, None], pitch[:, None], text[:, None]
+        """Dreams the next chunk of every world: controls [B, F, 8], pitch [B], text [B, text], camera [B, CAMERA], foreseen [B, N, C] of
+        `foresee`, noise [B, N, C] -> latents [B, N, C], with a gradient of the last of `steps` steps."""
         levels = sample_levels(self.steps)
         x = noise
         for now, after in zip(levels, levels[1:]):
             with torch.set_grad_enabled(after == 1 and torch.is_grad_enabled()):
-                clean = self._pass(x, now, foreseen, steering, self._recalls(camera))
+                clean = self.predict(x, now, controls, pitch, text, camera, foreseen)
                 x = clean if after == 1 else x + (after - now) / (1 - now) * (clean - x)
-        latents = rms_norm(x)
-        fresh = (self.age == 0).nonzero()[:, 0]
-        if len(fresh):
-            steering, noise = [t[fresh] for t in steering], noise[fresh, None]
-            first = rollout(self.dit, self.vcn, noise[:, :0], *steering, noise, noise, self.h, self.w)
-            latents = latents.index_copy(0, fresh, first[:, 0])
-        return latents
+        return rms_norm(x)
 
-    def error(self, true, controls, pitch, text, camera, foreseen, copies):
-        """The error [copies*B] of true latents [B, N, C] predicted from noisy copies, half of them pure noise, after what these
-        worlds remember; steering as in `step`. With a gradient."""
-        tau = torch.rand(copies * len(true), device=true.device) ** 1.3
-        tau[: len(true)][torch.rand(len(true), device=true.device) < 0.5] = 0
-        repeat = lambda a: a.repeat(copies, *[1] * (a.dim() - 1))  # noqa: E731
-        recalls = {layer: [repeat(t) for t in recall] for layer, recall in self._recalls(camera).items()}
-        before, self.latents = self.latents, repeat(self.latents)
-        steering = [repeat(t)[:, None] for t in (controls, pitch, text)]
-        clean = self._pass(noised(repeat(true), tau), tau, repeat(foreseen), steering, recalls)
-        self.latents = before
-        return (clean - repeat(true)).square().mean((1, 2))
+    def error(self, true, controls, pitch, text, camera, foreseen, copies, mind=None):
+        """The error [copies*B] of true latents [B, N, C] predicted from noisy copies, half of a copy's worth of them pure noise, after what these
+        worlds remember; steering as in `step`, `mind` as in `predict`. With a gradient."""
+        rand = partial(torch.rand, device=true.device)
+        tau = torch.where(rand(copies * len(true)) < 0.5 / copies, 0, rand(copies * len(true)) ** 1.3)
+        true = true.repeat(copies, 1, 1)
+        clean = self.predict(noised(true, tau), tau, controls, pitch, text, camera, foreseen, mind)
+        return (clean - true).square().mean((1, 2))
 
     @torch.no_grad()
     def commit(self, latents, controls, pitch, text, camera, foreseen, noise):
         """Remembers a chunk of every world, and draws it -> frames [B, F, 3, H, W]."""
         level = 1 - self.dit.c.context_noise
         x = level * latents + (1 - level) * noise
+        for mind in (self.mind, *self.watching):
+            steering = controls[:, None], pitch[:, None], text[:, None]
+            mind.remember(x, level, self.latents, foreseen, steering, camera, self.age)
         kept, vcn = {}, self.vcn
-        self._pass(x, level, foreseen, (controls[:, None], pitch[:, None], text[:, None]), self._recalls(camera), kept)
-        self.past.add(kept, camera)
-        self.latents = torch.stack([self.latents[:, 1], x], 1)
+        self.latents.copy_(torch.stack([self.latents[:, 1], x], 1))
         cond = F.silu(vcn.dec_control(control_features(controls[:, None])))
-        recalls = self.drawn.recalls(camera, self.age, self.pos, self.focal)
+        recalls = self.drawn.recalls(camera, self.age, self.mind.pos, self.mind.focal)
         told = self.drawn.forward(vcn.dec_in(latents).float().unsqueeze(1), cond, self.rope_drawn, recalls, kept)
         frames = vcn.draw(told, controls[:, None], self.h, self.w)[:, 0].float()
         self.drawn.add(kept, camera)
         near = vcn.nearness(told, controls[:, None], pitch[:, None], self.h, self.w)[:, 0]
         self.views.add(frames[:, -1], near, pitched(camera[:, None], pitch)[:, 0])
-        self.cameras = camera
+        self.cameras.copy_(camera)
         self.age += 1
         return frames
 
@@ -175,12 +198,13 @@ class Walks:
 class Walkers:
     """Worlds that follow the controls, captions and pitch of recorded episodes, from their start or from a prompt alone."""
 
-    def __init__(self, dit, vcn, captions, episodes, count, chunks, rng, device, windows=None, furthest=None):
+    def __init__(self, dit, vcn, captions, episodes, count, chunks, rng, device, windows=None, furthest=None, watching=()):
         self.vcn, self.captions, self.episodes, self.rng, self.device = vcn, captions, episodes, rng, device
         self.chunks, self.windows, self.furthest = chunks, windows, furthest
         self.plans = [None] * count
         c = dit.c
-        self.walks = Walks(dit, vcn, count, c.height // c.patch, c.width // c.patch, device)
+        self.walks = Walks(dit, vcn, count, c.height // c.patch, c.width // c.patch, device, watching)
+        self.begin = Replay(lambda *now: (self.walks.begin(*now),), device)
 
     def _plan(self, row):
         """A new world for this row: an episode of which a whole number of windows is followed."""
@@ -200,57 +224,37 @@ class Walkers:
         }  # fmt: skip
         self.walks.forget([row])
 
-    def _gather(self):
-        """The next chunks of every world: true latents [B, T, N, C], steering per chunk, and how many chunks are still seen [B]."""
+    @torch.no_grad()
+    def follow(self):
+        """The next chunks of every world, one after the other: true latents [B, N, C], steering as in `Walks.step` up to the camera,
+        the latents that are not for it to dream [B, N, C], as it is still shown the recording or just begins, and where [B]."""
         for row, plan in enumerate(self.plans):
             if plan is None or plan["at"] == len(plan["controls"]):
                 self._plan(row)
-        stack = lambda key: torch.stack([torch.as_tensor(p[key][p["at"] : p["at"] + self.chunks]) for p in self.plans])  # noqa: E731
-        steering = [stack(k).to(self.device) for k in ("controls", "pitch", "text", "camera")]
-        with torch.no_grad():
-            true = self.vcn.encode(to_float(stack("frames")).to(self.device), steering[0])
-        seen = torch.tensor([p["seen"] - p["at"] for p in self.plans], device=self.device)
+        stack = lambda key: torch.stack([p[key][p["at"] : p["at"] + self.chunks] for p in self.plans]).to(self.device)  # noqa: E731
+        steering = [stack(k) for k in ("controls", "pitch", "text", "camera")]
+        true = self.vcn.encode(to_float(stack("frames")), steering[0]).float()
+        shown = torch.tensor([p["seen"] - p["at"] for p in self.plans], device=self.device)
+        begin = [row for row, p in enumerate(self.plans) if p["at"] == p["seen"] == 0]
+        for t in range(self.chunks):
+            now, given, known = [s[:, t] for s in steering], true[:, t], t < shown
+            if t == 0 and begin:
+                given, known = given.clone(), known.clone()
+                for some in torch.tensor(begin, device=self.device).split(TOGETHER):
+                    given[some] = self._begin(some, now)
+                known[begin] = True
+            yield true[:, t], now, given, known
         for plan in self.plans:
             plan["at"] += self.chunks
-        return true, steering, seen
 
-    def _advance(self, true, steering, seen):
-        """Every world's next chunk, dreamed unless it is seen, after `steering` as in `Walks.step`, and its last frame."""
-        z = self.walks.step(*steering, torch.randn_like(true))
-        z = torch.where(seen[:, None, None], true, z)
-        frames = self.walks.commit(z.detach(), *steering, torch.randn_like(z))
-        return z, frames[:, -1]
+    def _begin(self, rows, steering):
+        """The first chunk of the worlds of these rows, at most TOGETHER."""
+        padded = F.pad(rows, (0, TOGETHER - len(rows)))
+        controls, pitch, text = (s[padded] for s in steering[:3])
+        (first,) = self.begin(controls, pitch, text, torch.randn(TOGETHER, len(self.walks.mind.pos), self.vcn.c.latent, device=self.device))
+        return first[: len(rows)]
 
-    def _now(self, steering, t):
-        """What a chunk is told: the steering of chunk t, and what is foreseen of it."""
-        now = [s[:, t] for s in steering]
-        return [*now, self.walks.foresee(*now[:2])]
-
-    def window(self, grad):
-        """The next chunks of every world -> true, dreamed and foreseen latents [B, T, N, C], the last frames of the dreamed
-        [B, T, 3, H, W], steering (controls, pitch, text), and which chunks are dreamed from a past of their own [B, T]."""
-        true, steering, seen = self._gather()
-        foreseen, dreamed, frames, counts = [], [], [], []
-        for t in range(self.chunks):
-            counts.append((self.walks.age > 0) & (t >= seen))
-            now = self._now(steering, t)
-            foreseen.append(now[-1])
-            with torch.set_grad_enabled(grad):
-                z, last = self._advance(true[:, t], now, t < seen)
-            dreamed.append(z)
-            frames.append(last)
-        dreamed, foreseen, frames, counts = (torch.stack(v, 1) for v in (dreamed, foreseen, frames, counts))
-        return true, dreamed, foreseen, frames, steering[:3], counts
-
-    def errors(self, copies):
-        """The errors of the next true chunks of every world after its own past [T, copies*B], weighed, with gradients; the
-        worlds walk on."""
-        true, steering, seen = self._gather()
-        errors = []
-        for t in range(self.chunks):
-            now = self._now(steering, t)
-            weight = weigh(now[-1], true[:, t], DOUBT).repeat(copies)
-            errors.append(weight * self.walks.error(true[:, t], *now, copies))
-            with torch.no_grad():
-                self._advance(true[:, t], now, t < seen)
-        return torch.stack(errors)
+    def advance(self, z, now, given, known):
+        """Goes on with dreamed latents z, or those given where they are known -> the frames [B, F, 3, H, W]."""
+        z = torch.where(known[:, None, None], given, z.detach())
+        return self.walks.commit(z, *now, torch.randn_like(z))
