@@ -25,8 +25,8 @@ $python train/vcn.py "${common[@]}" --max-steps 2 --init "$work/model" --out "$w
 # as many processes as a cluster would have, in small
 $python -m torch.distributed.run --nproc_per_node 2 train/dit.py "${common[@]}" --model "$work/model" --out "$work/dit" --batch 2
 $python train/export.py --model "$work/model" --dit "$work/dit"
-$python train/adversarial.py "${common[@]}" --model "$work/model" --out "$work/adversarial" --batch 2 --worlds 2 --chunks 4
-$python train/export.py --model "$work/model" --dit "$work/adversarial" --fixture "$work/model"
+$python train/distill.py "${common[@]}" --model "$work/model" --walks "$work/heldout" --out "$work/distill" --batch 2 --worlds 2
+$python train/export.py --model "$work/model" --dit "$work/distill" --fixture "$work/model"
 PARITY_FIXTURE="$work/model" cargo test --locked --test parity --test text_parity
 "$dream" render --model "$work/model" --prompt "a meadow at noon" --frames 8 --seed 1 --out "$work/frames/"
 ls "$work/frames"
