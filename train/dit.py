@@ -88,7 +88,7 @@ class Lessons:
     """What a DiT learns in a step, gradients only."""
 
     def __init__(self, world, vcn, dit, walkers, forward=None):
-        self.world, self.vcn, self.dit, self.walkers, self.forward = world, vcn, dit, walkers, forward or dit
+        self.world, self.vcn, self.dit, self.walkers, self.forward = world, vcn, dit, walkers, dit if forward is None else forward
         self.of_clips, self.of_walks = Replay(self._clips, world.device), Replay(self._walk, world.device)
 
     def _clips(self, z, past, controls, pitch, text, grid, copies):
