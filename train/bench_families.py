@@ -81,7 +81,7 @@ def run_oasis(args, folder):
     dit_config, frames, scale = {**DIT, "hidden_size": args.width}, args.frames, STEPS / args.steps
     dit, vae = oasis.networks(args.reference, dit_config, VAE)
     seeds, actions, noise = oasis.inputs(dit_config, 1, frames)
-    head(f"Oasis of width {args.width}, {frames} frames after one, {STEPS} steps")
+    head(f"Oasis of width {args.width}, {frames} frames, the first given, {STEPS} steps")
     denoise, latents = seconds(lambda: oasis.rollout(args.reference, dit, vae, seeds, actions, noise, args.steps))
     denoise *= scale
     rgb = torch.rand(1, 3, VAE["input_height"], VAE["input_width"])
