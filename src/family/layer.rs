@@ -195,20 +195,28 @@ pub fn attend_in_time(q: &Tensor, seen: &[&[Tensor; 2]], heads: usize) -> Tensor
         bail!("keys and values do not fit queries {:?}", q.shape());
     }
     let mut out = numbers(q)?;
+    // A token's row of one frame after the other, not all frames head by head: so many places at once are not fetched ahead.
     for_each_chunk(&mut out, width, |token, row| {
-        let mut weights = vec![0.0; views.len()];
-        for (head, out) in row.chunks_exact_mut(head_dim).enumerate() {
-            let at = token * width + head * head_dim;
-            for (weight, [keys, _]) in weights.iter_mut().zip(&views) {
-                *weight = scale * dot(out, &keys[at..at + head_dim]);
+        let (at, frames) = (token * width, views.len());
+        let mut weights = vec![0.0; heads * frames];
+        for (frame, [keys, _]) in views.iter().enumerate() {
+            let keys = keys[at..at + width].chunks_exact(head_dim);
+            for (head, (q, k)) in row.chunks_exact(head_dim).zip(keys).enumerate() {
+                weights[head * frames + frame] = scale * dot(q, k);
             }
+        }
+        for weights in weights.chunks_exact_mut(frames) {
             let top = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             weights.iter_mut().for_each(|w| *w = (*w - top).exp());
             let total: f32 = weights.iter().sum();
-            out.fill(0.0);
-            for (weight, [_, values]) in weights.iter().zip(&views) {
-                let weight = weight / total;
-                out.iter_mut().zip(&values[at..at + head_dim]).for_each(|(o, v)| *o += weight * v);
+            weights.iter_mut().for_each(|w| *w /= total);
+        }
+        row.fill(0.0);
+        for (frame, [_, values]) in views.iter().enumerate() {
+            let values = values[at..at + width].chunks_exact(head_dim);
+            for (head, (out, values)) in row.chunks_exact_mut(head_dim).zip(values).enumerate() {
+                let weight = weights[head * frames + frame];
+                out.iter_mut().zip(values).for_each(|(o, v)| *o += weight * v);
             }
         }
     });
