@@ -191,7 +191,7 @@ pub fn attend_in_time(q: &Tensor, seen: &[&[Tensor; 2]], heads: usize) -> Tensor
     let stored: Vec<_> = seen.iter().map(|kv| kv.each_ref().map(Tensor::storage_and_layout)).collect();
     let views =
         stored.iter().map(|[keys, values]| Ok([view(keys)?, view(values)?])).collect::<TensorResult<Vec<_>>>()?;
-    if views.iter().flatten().any(|view| view.len() != q.elem_count()) {
+    if views.is_empty() || views.iter().flatten().any(|view| view.len() != q.elem_count()) {
         bail!("keys and values do not fit queries {:?}", q.shape());
     }
     let mut out = numbers(q)?;
