@@ -135,11 +135,9 @@ def moved(nearness, then, now):
             at = (line.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long()
             for total, value in zip(sums, (weight * near, weight, share)):
                 total.scatter_add_(1, at.flatten(1), value.flatten(1))
-    smooth = F.pad(sums.view(3, m, h, w), (1, 1, 1, 1))
-    for dim in (-1, -2):
-        n = smooth.shape[dim] - 2
-        smooth = sum(share * smooth.narrow(dim, at, n) for at, share in enumerate((0.25, 0.5, 0.25)))
-    near, weight, share = smooth
+    kernel = 0.5 - 0.25 * torch.arange(-1.0, 2, device=nearness.device).abs()
+    smooth = F.conv2d(sums.view(3 * m, 1, h, w), (kernel[:, None] * kernel)[None, None], padding=1)
+    near, weight, share = smooth.view(3, m, h, w)
     return near / (weight + 1e-20), share
 
 

@@ -406,7 +406,7 @@ class DiT(nn.Module):
         return self.answer(x, cond[b:], foreseen[b:], torch.arange(x.shape[1], device=x.device)[:, None, None] == 0)
 
 
-RENEWED = 0.1  # signal level of a chunk that begins from what was foreseen of it
+RENEWED = 0.05  # signal level of a chunk that begins from what was foreseen of it
 
 
 def sample_levels(steps):

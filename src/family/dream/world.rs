@@ -19,7 +19,7 @@ use crate::model::{CONTEXT_NOISE_STEP, NoiseSource, RolloutState, Settings, Stag
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 /// The signal level of a chunk that begins anew from what was foreseen of it. As in `train/model.py`.
-const RENEWED: f32 = 0.1;
+const RENEWED: f32 = 0.05;
 
 /// One world's memory, prompted with text embeddings.
 pub struct World {
