@@ -30,6 +30,7 @@ HEAD_START = 40  # steps until the mimic is believed
 KEPT = 0.2  # how much the recording counts, beside the teacher
 STRAYED = 0.05  # squared error of what was foreseen that halves the say of the recording
 COPIES = 2  # noisy copies of each chunk that the mimic learns from
+CHUNKS, FURTHEST = 4, 600  # that a world walks in a step, and before it begins anew
 
 
 def difference(walks, teacher, mimic, z, now):
@@ -75,14 +76,13 @@ class Lesson:
 
 @torch.no_grad()
 @torch.random.fork_rng()
-def endure(dit, vcn, captions, episodes, device, worlds=16, chunks=10, steps=None):
+def endure(dit, vcn, captions, episodes, device, worlds=16, chunks=10):
     """How sharp worlds are that walk freely for as long as the episodes tell: the sharpness over the truth's of their last second, of
     the tenth, and of the worst of them in the last."""
     torch.manual_seed(4)
     windows = min(len(e["frames.npy"]) for e in episodes.items) // (chunks * dit.c.frames_per_chunk)
     walkers = Walkers(dit, vcn, captions, episodes, worlds, chunks, np.random.default_rng(4), device, windows)
     walks, ratios = walkers.walks, []
-    walks.steps = steps or dit.c.steps
 
     def walk(controls, pitch, text, camera, given, known):
         now = controls, pitch, text, camera, walks.foresee(controls, pitch)
@@ -106,8 +106,6 @@ def main():
     p.add_argument("--walks", help="folder of long episodes that are never trained on: how sharp the model stays there")
     p.add_argument("--batch", type=int, default=4, help="clips of 6 chunks of ordinary training a step, over all processes")
     p.add_argument("--worlds", type=int, default=8, help="worlds that walk, over all processes")
-    p.add_argument("--chunks", type=int, default=4, help="chunks that each world walks in a step")
-    p.add_argument("--furthest", type=int, default=600, help="chunks that a world walks before it begins anew")
     args = p.parse_args()
 
     world = engine.World()
@@ -126,7 +124,7 @@ def main():
     captions = Captions(args.model, [*sets, held_out, *walks], world.device)
     batches = Batches(vcn, captions, rng, world.device)
     walkers = Walkers(
-        dit, vcn, captions, sets[0], args.worlds // world.size, args.chunks, rng, world.device, furthest=args.furthest, watching=(teacher, mimic)
+        dit, vcn, captions, sets[0], args.worlds // world.size, CHUNKS, rng, world.device, furthest=FURTHEST, watching=(teacher, mimic)
     )
     lesson, lessons = Lesson(world, walkers), Lessons(world, vcn, dit, walkers)
 
@@ -139,7 +137,7 @@ def main():
         clips = max(1, round(clips * args.batch / 4 / world.size))
         _, z, a, pitch, text, grid = batches.draw(pick(sets, rng), clips, chunks, cut=CUT, edits=EDITS)
         loss, _, noise = lessons.of_clips(z, z, a, pitch, text, grid=grid, copies=copies)
-        spent = flops(c, clips * world.size, chunks, copies) + 2 * walk_flops(c, args.worlds, args.chunks, COPIES)
+        spent = flops(c, clips * world.size, chunks, copies) + 2 * walk_flops(c, args.worlds, CHUNKS, COPIES)
         run.update(spent, {"loss": loss, "noise": noise, "match": match, "kept": kept, "mimic": learned})
         if run.step % 400 == 0 and world.rank == 0:
             run.report(evaluate(run.ema, batches, held_out))

@@ -143,8 +143,8 @@ class Run:
     """A training run in a folder that survives interruption.
 
     The schedule goes by the minutes spent training, over all sittings: a warm-up, constant to 60 % of `minutes`, then
-    down to 2 %. `state.pt` is written every five minutes, at the end and when told to stop (SIGTERM); the same command resumes from it. A new run
-    begins with the weights of `start`, if given. `also` names whatever else is to be found again, with a state dict.
+    down to 2 %. `state.pt` is written every five minutes, at the end and when told to stop (SIGTERM); the same command
+    resumes from it. A new run begins with the weights of `start`, if given. `also` names whatever else is to be found again, with a state dict.
     """
 
     def __init__(self, folder, model, args, world, lr, start=None, also=None):
