@@ -1,8 +1,8 @@
-"""The cached walk of `walk.py` against the sampler without a cache: `python train/test_walk.py`."""
+"""The cached walk of `walk.py` against the sampler without a cache, and what both see: `python train/test_walk.py`."""
 
 import torch
 
-from geometry import camera
+from geometry import CAMERA, CELL, Views, camera
 from model import VCN, Config, DiT, TrunkConfig, rollout
 from walk import Walks, noised
 
@@ -49,5 +49,31 @@ def test_a_cached_walk_is_the_rollout():
         assert (frames - drawn[:, i]).abs().max() < 1e-3, f"frames of chunk {i}"
 
 
+def test_a_place_is_seen_as_it_was_last():
+    views, size = Views(1, 32, 32, eye=0.0), 32
+
+    def at(yaw, forward=0.0):
+        cam = torch.zeros(1, CAMERA)
+        cam[0, 0], cam[0, 3] = yaw, forward
+        return cam
+
+    def add(shade, cam):
+        views.add(torch.full((1, 3, size, size), shade), torch.zeros(1, size // CELL, size // CELL), cam)
+        return (views.taken >= 0).sum().item()
+
+    assert add(0.1, at(0.0)) == 1
+    assert add(0.5, at(1.0)) == 2, "another direction is another key frame"
+    assert add(0.6, at(0.7)) == 2, "one between two is none"
+    assert add(0.9, at(0.02)) == 2, "a frame beside a key frame takes its place"
+    middle = slice(size // 4, -size // 4)
+    assert (views.see(at(0.0)[:, None])[..., middle, middle] - 0.9).abs().max() < 0.01
+    between = views.see(at(0.51)[:, None])[0, 0, 0, size // 2]
+    assert (between[[2, -3]] - torch.tensor([0.9, 0.5])).abs().max() < 0.01, "each part from the key frame that knows it"
+    assert add(0.3, at(0.0, forward=7.0)) == 1, "what is far behind is forgotten"
+    views.forget([0])
+    assert (views.see(at(0.0)[:, None]) == 0).all() and add(0.1, at(3.0)) == 1
+
+
 if __name__ == "__main__":
+    test_a_place_is_seen_as_it_was_last()
     test_a_cached_walk_is_the_rollout()
