@@ -5,8 +5,9 @@
 Regression answers with the mean of what may come, few steps with nearly that, and a walk from mean to mean ends in a flat colour. Here
 worlds walk freely, with the sampler that ships, and two more copies of the DiT watch: the teacher stays as it was and knows what should
 come after such a past, the mimic learns what does come. Where they differ about a noised chunk, the DiT goes from what the mimic answers
-to what the teacher does (distribution matching, Yin et al. 2024; on self-made pasts as in Self Forcing, Huang et al. 2025). Where a
-walk is still near its recording, that counts too. Ordinary training goes on beside it.
+to what the teacher does (distribution matching, Yin et al. 2024; on self-made pasts as in Self Forcing, Huang et al. 2025). Both are asked
+twice: after this past, and as if the chunk had none, for a past that has faded lets even the teacher expect nothing but more of the same.
+The nearer a walk still is to its recording, the more that counts instead. Ordinary training goes on beside it.
 """
 
 import argparse
@@ -18,33 +19,35 @@ import torch
 import data
 import engine
 from data import Episodes, pick, training_sets
-from dit import CUT, EDITED, EDITS, Batches, Captions, Lessons, draw_kind, edited, evaluate, flops, sheet, walk_flops
+from dit import CUT, EDITED, Batches, Captions, Lessons, draw_kind, edited, evaluate, flops, sheet, walk_flops
 from engine import Replay
 from export import load_model
 from sharpen import sharpness
 from walk import Walkers, noised, weigh
 
-RATE, MIMIC_RATE = 5e-4, 1e-3
+RATE, MIMIC_RATE = 2e-4, 1e-3
 GUIDED = 1.5  # how far the teacher follows the words, over what it answers without
 HEAD_START = 40  # steps until the mimic is believed
-KEPT = 0.2  # how much the recording counts, beside the teacher
-STRAYED = 0.05  # squared error of what was foreseen that halves the say of the recording
+KEPT = 10  # how much the recording counts, beside the teacher
+STRAYED = 0.1  # squared error of what was foreseen that halves the say of the recording
+EDITS = 0.75  # of the clips of ordinary training show a block broken or placed
 COPIES = 2  # noisy copies of each chunk that the mimic learns from
-CHUNKS, FURTHEST = 4, 600  # that a world walks in a step, and before it begins anew
+CHUNKS, FURTHEST = 4, 240  # that a world walks in a step, and before it begins anew
 
 
-def difference(walks, teacher, mimic, z, now):
+def difference(walks, teacher, mimic, z, now, alone):
     """The loss [B] whose gradient leads dreamed chunks z [B, N, C] from what the mimic makes of them, noised, to what the teacher does;
-    steering `now` as in `Walks.step`."""
+    steering `now` as in `Walks.step`, `alone` as in `Walks.predict`."""
     with torch.no_grad():
         tau = 0.02 + 0.96 * torch.rand(len(z), device=z.device)
         noisy = noised(z, tau)
-        told = teacher.recalls(now[3], walks.age)
-        real = walks.predict(noisy, tau, *now, teacher, told)
+        told = None if alone else teacher.recalls(now[3], walks.age)
+        real = walks.predict(noisy, tau, *now, teacher, told, alone)
         wordless = [*now[:2], torch.zeros_like(now[2]), *now[3:]]
-        without = walks.predict(noisy, tau, *wordless, teacher, told)
+        without = walks.predict(noisy, tau, *wordless, teacher, told, alone)
         real = without + GUIDED * (real - without)
-        lead = (real - walks.predict(noisy, tau, *now, mimic)) / ((z - real).abs().mean((1, 2), keepdim=True) + 1e-3)
+        made = walks.predict(noisy, tau, *now, mimic, alone=alone)
+        lead = (real - made) / ((z - real).abs().mean((1, 2), keepdim=True) + 1e-3)
         goal = z + lead
     return 0.5 * (z - goal).square().mean((1, 2))
 
@@ -63,11 +66,14 @@ class Lesson:
             now = controls, pitch, text, camera, walks.foresee(controls, pitch)
             z = walks.step(*now, torch.randn_like(true))
             edit = edited(controls)  # seen right after it or never, so the recording knows
-            match = (own * ~edit * difference(walks, teacher, mimic, z, now)).mean()
-            kept = (own * torch.where(edit, EDITED, 1) * weigh(now[-1], true, STRAYED) * (z - true).square().mean((1, 2))).mean()
+            near = STRAYED * weigh(now[-1], true, STRAYED)
+            after, alone = (difference(walks, teacher, mimic, z, now, alone) for alone in (False, True))
+            match = (own * ~edit * (after + (1 - near) * alone)).mean()
+            kept = (own * torch.where(edit, EDITED, 1) * near.square() * (z - true).square().mean((1, 2))).mean()
         ((trust * match + KEPT * kept) / self.walkers.chunks).backward()
         with self.world.precision():
-            lesson = (own.repeat(COPIES) * walks.error(z.detach(), *now, COPIES, mimic)).mean()
+            errors = [walks.error(z.detach(), *now, COPIES, mimic, alone) for alone in (False, True)]
+            lesson = (own.repeat(COPIES) * (errors[0] + errors[1])).mean()
         (lesson / self.walkers.chunks).backward()
         with self.world.precision(), torch.no_grad():
             self.walkers.advance(z, now, given, known)
@@ -111,11 +117,13 @@ def main():
     world = engine.World()
     torch.manual_seed(args.seed)
     c, vcn, dit = load_model(args.model, world.device)
-    teacher, mimic = copy.deepcopy(dit), copy.deepcopy(dit).requires_grad_(True)
+    teacher = copy.deepcopy(dit)
+    if args.init:
+        dit.load_state_dict(load_model(args.init)[2].state_dict())
+    mimic = copy.deepcopy(dit).requires_grad_(True)
     dit.requires_grad_(True)
     study = engine.Optimizer(mimic, world, MIMIC_RATE)
-    start = load_model(args.init)[2] if args.init else None
-    run = engine.Run(args.out, dit, args, world, RATE, start, also={"mimic": mimic, "study": study})
+    run = engine.Run(args.out, dit, args, world, RATE, also={"mimic": mimic, "study": study})
     torch.manual_seed(args.seed + 1000 * run.step + world.rank)
     rng = np.random.default_rng([args.seed, run.step, world.rank])
     shared = np.random.default_rng([args.seed, run.step])
@@ -126,7 +134,7 @@ def main():
     walkers = Walkers(
         dit, vcn, captions, sets[0], args.worlds // world.size, CHUNKS, rng, world.device, furthest=FURTHEST, watching=(teacher, mimic)
     )
-    lesson, lessons = Lesson(world, walkers), Lessons(world, vcn, dit, walkers)
+    lesson, lessons = Lesson(world, walkers), Lessons(world, vcn, dit, sharp=True)
 
     while run.running():
         trust = float(run.step >= HEAD_START)
@@ -137,7 +145,7 @@ def main():
         clips = max(1, round(clips * args.batch / 4 / world.size))
         _, z, a, pitch, text, grid = batches.draw(pick(sets, rng), clips, chunks, cut=CUT, edits=EDITS)
         loss, _, noise = lessons.of_clips(z, z, a, pitch, text, grid=grid, copies=copies)
-        spent = flops(c, clips * world.size, chunks, copies) + 2 * walk_flops(c, args.worlds, CHUNKS, COPIES)
+        spent = flops(c, clips * world.size, chunks, copies) + 3 * walk_flops(c, args.worlds, CHUNKS, COPIES)
         run.update(spent, {"loss": loss, "noise": noise, "match": match, "kept": kept, "mimic": learned})
         if run.step % 400 == 0 and world.rank == 0:
             run.report(evaluate(run.ema, batches, held_out))

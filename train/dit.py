@@ -85,10 +85,11 @@ class Batches:
 
 
 class Lessons:
-    """What a DiT learns in a step, gradients only."""
+    """What a DiT learns in a step, gradients only; `sharp` as of `regression`."""
 
-    def __init__(self, world, vcn, dit, walkers, forward=None):
-        self.world, self.vcn, self.dit, self.walkers, self.forward = world, vcn, dit, walkers, dit if forward is None else forward
+    def __init__(self, world, vcn, dit, walkers=None, forward=None, sharp=False):
+        self.world, self.vcn, self.dit, self.walkers, self.sharp = world, vcn, dit, walkers, sharp
+        self.forward = dit if forward is None else forward
         self.of_clips, self.of_walks = Replay(self._clips, world.device), Replay(self._walk, world.device)
 
     def _clips(self, z, past, controls, pitch, text, grid, copies):
@@ -96,7 +97,7 @@ class Lessons:
         c = self.dit.c
         model = self.forward if grid == (c.height // c.patch, c.width // c.patch) else self.dit  # one size is compiled
         with self.world.precision():
-            loss, clean, noise = regression(model, self.vcn, z, past, controls, pitch, text, *grid, copies)
+            loss, clean, noise = regression(model, self.vcn, z, past, controls, pitch, text, *grid, copies, self.sharp)
         loss.backward()
         return loss.detach(), clean, noise
 
@@ -123,9 +124,10 @@ def edited(controls):
     return (controls[..., 6:8] > 0).flatten(-2).any(-1)
 
 
-def regression(model, vcn, z, past, controls, pitch, text, h, w, copies):
+def regression(model, vcn, z, past, controls, pitch, text, h, w, copies, sharp=False):
     """The weighed error of `copies` noisy copies of the latents z [B, T, N, C] with this past, their first predictions and the mean
-    error from pure noise."""
+    error from pure noise. With `sharp` a chunk with a past is taught what to make of pure noise alone, and its edits: the mean
+    of what may come, which is where sampling starts and not where it ends."""
     with torch.no_grad():
         foreseen = vcn.foreseen(past, controls, pitch, h, w)
     chunks, rand = z.shape[1], partial(torch.rand, device=z.device)
@@ -138,8 +140,12 @@ def regression(model, vcn, z, past, controls, pitch, text, h, w, copies):
     error = (clean - target).square().mean((2, 3))
     weight = weigh(foreseen, z, DOUBT)
     weight[:, 0] *= FIRST
-    weight[:, 1:] *= torch.where(edited(controls)[:, 1:], EDITED, 1)
-    loss = (error * weight.repeat(copies, 1)).mean()
+    edit = edited(controls)
+    weight[:, 1:] *= torch.where(edit[:, 1:], EDITED, 1)
+    weight = weight.repeat(copies, 1)
+    if sharp:
+        weight[:, 1:] *= ((tau == 0) | edit.repeat(copies, 1))[:, 1:]
+    loss = (error * weight).mean()
     blind = tau[: len(z)] == 0
     return loss, clean[: len(z)].detach(), (error[: len(z)] * blind).sum().detach() / blind.sum()
 

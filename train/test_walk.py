@@ -40,6 +40,9 @@ def test_a_cached_walk_is_the_rollout():
         so_far = [s[:, : i + 1].repeat(2, *[1] * (s.dim() - 1)) for s in (foreseen, controls, pitch, text)]
         clean = dit(stream, torch.full((2 * b, i + 1), level), stream, taus, *so_far, h, w)[:, -1]
         assert (errors - (clean - expected[:, i].repeat(2, 1, 1)).square().mean((1, 2))).abs().max() < 1e-4, f"error of chunk {i}"
+        lone = [s[:, i : i + 1].repeat(2, *[1] * (s.dim() - 1)) for s in (controls, pitch, text)]
+        clean = dit(noisy[:, None], taus[:, :1], noisy[:, None], tau[:, None], torch.zeros_like(noisy)[:, None], *lone, h, w)[:, 0]
+        assert (walks.predict(noisy, tau, *steering, alone=True) - clean).abs().max() < 1e-4, f"chunk {i} without its past"
         latents = walks.step(*steering, noise[:, i]) if i else walks.begin(*steering[:3], noise[:, i])
         assert (latents - expected[:, i]).abs().max() < 5e-4, f"chunk {i}"  # rounding grows as frames are seen again
         if i:

@@ -136,15 +136,20 @@ class Walks:
         foreseen = self.vcn.encode(frames[:, None], controls[:, None])[:, 0].float()
         return foreseen * (self.age > 0)[:, None, None]
 
-    def predict(self, x, tau, controls, pitch, text, camera, foreseen, mind=None, recalls=None):
+    def predict(self, x, tau, controls, pitch, text, camera, foreseen, mind=None, recalls=None, alone=False):
         """Clean latents [K*B, N, C] of K noisy copies x [K*B, N, C] of a chunk of every world at levels tau [K*B]; steering as in
-        `step`. Asks `mind`, or the DiT that dreams; `recalls` is what it remembers, if known already."""
+        `step`. Asks `mind`, or the DiT that dreams; `recalls` is what it remembers, if known already. With `alone` as if the chunk had
+        no past."""
         mind, copies = mind or self.mind, len(x) // len(self.age)
         repeat = lambda a: a if copies == 1 else a.repeat(copies, *[1] * (a.dim() - 1))  # noqa: E731
-        recalls = {layer: [repeat(t) for t in recall] for layer, recall in (recalls or mind.recalls(camera, self.age)).items()}
+        if alone:
+            before, foreseen, age, recalls = torch.zeros_like(self.latents), torch.zeros_like(foreseen), torch.zeros_like(self.age), {}
+        else:
+            before, age, recalls = self.latents, self.age, recalls or mind.recalls(camera, self.age)
+        recalls = {layer: [repeat(t) for t in recall] for layer, recall in recalls.items()}
         steering = [repeat(t)[:, None] for t in (controls, pitch, text)]
-        told, cond = mind.read(x, tau, repeat(self.latents), repeat(foreseen), steering, recalls)
-        begins = repeat(self.age == 0)[:, None, None, None]
+        told, cond = mind.read(x, tau, repeat(before), repeat(foreseen), steering, recalls)
+        begins = repeat(age == 0)[:, None, None, None]
         return mind.dit.answer(told, cond, repeat(foreseen)[:, None], begins).float().squeeze(1)
 
     @torch.no_grad()
@@ -164,13 +169,13 @@ class Walks:
                 x = clean if after == 1 else x + (after - now) / (1 - now) * (clean - x)
         return rms_norm(x)
 
-    def error(self, true, controls, pitch, text, camera, foreseen, copies, mind=None):
+    def error(self, true, controls, pitch, text, camera, foreseen, copies, mind=None, alone=False):
         """The error [copies*B] of true latents [B, N, C] predicted from noisy copies, half of a copy's worth of them pure noise, after what these
-        worlds remember; steering as in `step`, `mind` as in `predict`. With a gradient."""
+        worlds remember; steering as in `step`, `mind` and `alone` as in `predict`. With a gradient."""
         rand = partial(torch.rand, device=true.device)
         tau = torch.where(rand(copies * len(true)) < 0.5 / copies, 0, rand(copies * len(true)) ** 1.3)
         true = true.repeat(copies, 1, 1)
-        clean = self.predict(noised(true, tau), tau, controls, pitch, text, camera, foreseen, mind)
+        clean = self.predict(noised(true, tau), tau, controls, pitch, text, camera, foreseen, mind, alone=alone)
         return (clean - true).square().mean((1, 2))
 
     @torch.no_grad()
