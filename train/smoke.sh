@@ -25,6 +25,7 @@ $python train/vcn.py "${common[@]}" --max-steps 2 --init "$work/model" --out "$w
 # as many processes as a cluster would have, in small
 $python -m torch.distributed.run --nproc_per_node 2 train/dit.py "${common[@]}" --model "$work/model" --out "$work/dit" --batch 2
 $python train/export.py --model "$work/model" --dit "$work/dit"
+$python train/scaling.py "${common[@]}" --max-steps 2 --model "$work/model" --out "$work/scaling" --batch 1
 $python train/distill.py "${common[@]}" --model "$work/model" --walks "$work/heldout" --out "$work/distill" --batch 2 --worlds 2
 $python train/export.py --model "$work/model" --dit "$work/distill" --fixture "$work/model"
 PARITY_FIXTURE="$work/model" cargo test --locked --test parity --test text_parity
