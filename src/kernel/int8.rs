@@ -66,11 +66,43 @@ impl Int8 {
     }
 }
 
-/// The rounded inputs of one tile of rows.
+/// The rounded inputs of one tile of rows; at 16 bits as well, where the CPU [`widens`].
 #[derive(Default)]
 struct Inputs {
     values: Vec<u8>,
+    wide: Vec<i16>,
     scales: [f32; MR],
+}
+
+/// Whether this CPU multiplies best at 16 bits.
+fn widens() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return has_avx2() && !has_vnni();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_vnni() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512vnni")
+}
+
+simd! {
+    fn widen_inputs(values: &[u8], wide: &mut [i16]) {
+        for (wide, &value) in wide.iter_mut().zip(values) {
+            *wide = i16::from(value);
+        }
+    }
+}
+
+simd! {
+    fn widen_weights(groups: &[Group], wide: &mut [i16]) {
+        for (wide, group) in wide.chunks_exact_mut(GROUP * NR).zip(groups) {
+            for (wide, &value) in wide.iter_mut().zip(group.0.as_flattened()) {
+                *wide = i16::from(value);
+            }
+        }
+    }
 }
 
 simd! {
@@ -90,21 +122,24 @@ simd! {
 /// Whole sums of a tile.
 type Sums = [[i32; NR]; MR];
 
-/// `sums = A B` for `rows` rows of A, which start every `GROUP * b.len()` bytes, and one panel of B.
+/// `sums = A B` for `rows` rows of A, each of `GROUP * b.len()` numbers, and one panel of B, whose `wide` is read where the
+/// CPU [`widens`].
 #[inline]
-fn multiply(rows: usize, a: &[u8], b: &[Group], sums: &mut Sums) {
-    assert!((1..=MR).contains(&rows) && a.len() >= rows * GROUP * b.len());
+fn multiply(rows: usize, a: &Inputs, b: &[Group], wide: &[i16], sums: &mut Sums) {
+    let length = rows * GROUP * b.len();
+    assert!((1..=MR).contains(&rows) && a.values.len() >= length);
     #[cfg(target_arch = "x86_64")]
-    if has_avx512() && is_x86_feature_detected!("avx512vnni") {
+    if has_vnni() {
         // SAFETY: the CPU has the features, and the assertion covers every element of A that is read.
-        return unsafe { vnni::multiply(rows, a.as_ptr(), b, sums) };
+        return unsafe { vnni::multiply(rows, a.values.as_ptr(), b, sums) };
     }
     #[cfg(target_arch = "x86_64")]
-    if has_avx2() {
+    if widens() {
+        assert!(a.wide.len() >= length && wide.len() >= GROUP * NR * b.len());
         // SAFETY: as above.
-        return unsafe { avx2::multiply(rows, a.as_ptr(), b, sums) };
+        return unsafe { avx2::multiply(rows, b.len(), a.wide.as_ptr(), wide.as_ptr(), sums) };
     }
-    multiply_portable(rows, a, b, sums);
+    multiply_portable(rows, &a.values, b, sums);
 }
 
 fn multiply_portable(rows: usize, a: &[u8], b: &[Group], sums: &mut Sums) {
@@ -162,57 +197,53 @@ mod vnni {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::{GROUP, Group, MR, NR, Sums};
+    use super::{GROUP, NR, Sums};
+    use crate::kernel::gemm::with_rows;
     use std::arch::x86_64::{
-        __m256i, _mm_loadu_si128, _mm_set1_epi32, _mm256_add_epi32, _mm256_cvtepi8_epi16, _mm256_cvtepu8_epi16,
-        _mm256_madd_epi16, _mm256_setzero_si256, _mm256_storeu_si256,
+        _mm256_add_epi32, _mm256_hadd_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_permute4x64_epi64,
+        _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_storeu_si256,
     };
 
-    /// Rows and quadruples of columns whose sums fit the registers.
-    const ROWS: usize = 4;
-    const QUADS: usize = 2;
+    /// Rows and columns whose sums fit the registers.
+    const ROWS: usize = 6;
+    const COLUMNS: usize = 8;
 
+    /// As the others, at 16 bits: two products of 8 bits cannot overflow the sum, and widening costs nothing here.
+    ///
     /// # Safety
-    /// The CPU needs AVX2; `a` must be readable for `rows` rows of `GROUP * b.len()` bytes.
-    pub unsafe fn multiply(rows: usize, a: *const u8, b: &[Group], sums: &mut Sums) {
-        let lda = GROUP * b.len();
-        for first in (0..rows.min(MR)).step_by(ROWS) {
-            let count = ROWS.min(rows - first);
-            let a = a.wrapping_add(first * lda);
-            for quad in (0..NR / 4).step_by(QUADS) {
+    /// The CPU needs AVX2; `a` must be readable for `rows` rows of `GROUP * height` numbers, `b` for `GROUP * NR * height`.
+    pub unsafe fn multiply(rows: usize, height: usize, a: *const i16, b: *const i16, sums: &mut Sums) {
+        for first in (0..rows).step_by(ROWS) {
+            let a = a.wrapping_add(first * GROUP * height);
+            for column in (0..NR).step_by(COLUMNS) {
+                let (b, sums) = (b.wrapping_add(column * GROUP), &mut sums[first..]);
                 // SAFETY: promised by the caller.
-                unsafe { few(count, a, b, &mut sums[first..first + count], quad) };
+                unsafe { with_rows!(ROWS.min(rows - first), few(height, a, b, sums, column), 1 2 3 4 5 6) }
             }
         }
     }
 
-    /// Up to four rows and eight columns, at 16 bits: the sum of two products of 8 bits cannot overflow there.
     #[target_feature(enable = "avx2")]
-    unsafe fn few(rows: usize, a: *const u8, b: &[Group], out: &mut [[i32; NR]], quad: usize) {
-        let lda = GROUP * b.len();
-        let mut sums = [[_mm256_setzero_si256(); QUADS]; ROWS];
-        // SAFETY: a quadruple of columns is 16 bytes of a group; A is readable by the caller's promise.
+    unsafe fn few<const M: usize>(height: usize, a: *const i16, b: *const i16, out: &mut [[i32; NR]], column: usize) {
+        let mut sums = [[_mm256_setzero_si256(); 2]; M];
+        let (mut a, mut b, lda) = (a, b, GROUP * height);
+        // SAFETY: readable by the caller's promise; eight columns of a group are 32 numbers.
         unsafe {
-            for (at, group) in b.iter().enumerate() {
-                let y: [__m256i; QUADS] = std::array::from_fn(|i| {
-                    _mm256_cvtepi8_epi16(_mm_loadu_si128(group.0.as_ptr().wrapping_add(4 * (quad + i)).cast()))
-                });
-                for (i, sums) in sums.iter_mut().enumerate().take(rows) {
-                    let x = a.wrapping_add(i * lda + at * GROUP).cast::<i32>().read_unaligned();
-                    let x = _mm256_cvtepu8_epi16(_mm_set1_epi32(x));
+            for _ in 0..height {
+                let y = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.wrapping_add(16).cast())];
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let x = a.wrapping_add(i.wrapping_mul(lda)).cast::<i64>();
+                    let x = _mm256_set1_epi64x(x.read_unaligned());
                     for (sum, y) in sums.iter_mut().zip(y) {
                         *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, y));
                     }
                 }
+                (a, b) = (a.wrapping_add(GROUP), b.wrapping_add(GROUP * NR));
             }
             for (sums, out) in sums.iter().zip(out) {
-                for (i, sum) in sums.iter().enumerate() {
-                    let mut pairs = [0; 8];
-                    _mm256_storeu_si256(pairs.as_mut_ptr().cast(), *sum);
-                    for (column, pair) in pairs.chunks_exact(2).enumerate() {
-                        out[4 * (quad + i) + column] = pair[0] + pair[1];
-                    }
-                }
+                // Each column's two sums are neighbours; adding them leaves columns 0 1 4 5 2 3 6 7.
+                let sums = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(sums[0], sums[1]));
+                _mm256_storeu_si256(out[column..][..COLUMNS].as_mut_ptr().cast(), sums);
             }
         }
     }
@@ -220,7 +251,7 @@ mod avx2 {
 
 simd! {
     /// What whole sums mean.
-    fn widen(rows: usize, sums: &Sums, inputs: &[f32; MR], scales: &Row, excess: &[i32; NR], tile: &mut Tile) {
+    fn means(rows: usize, sums: &Sums, inputs: &[f32; MR], scales: &Row, excess: &[i32; NR], tile: &mut Tile) {
         for ((sums, input), row) in sums.iter().zip(inputs).zip(tile).take(rows) {
             for (column, value) in row.0.iter_mut().enumerate() {
                 *value = (sums[column] - excess[column]) as f32 * (input * scales.0[column]);
@@ -235,6 +266,7 @@ where
     E: Fn(usize, usize, usize, &Tile, SharedOut) + Send + Sync,
 {
     thread_local!(static INPUTS: RefCell<Vec<Inputs>> = const { RefCell::new(Vec::new()) });
+    thread_local!(static WEIGHTS: RefCell<Vec<i16>> = const { RefCell::new(Vec::new()) });
     let (k, n) = (b.k, b.n);
     let m = a.len().checked_div(k).unwrap_or(0);
     assert!(a.len() == m * k && out.len() == m * n);
@@ -253,6 +285,10 @@ where
             for (row, rounded) in inputs.values.chunks_exact_mut(stride).enumerate() {
                 inputs.scales[row] = round(&a[(first + row) * k..][..k], &mut rounded[..k]);
             }
+            if widens() {
+                inputs.wide.resize(rows * stride, 0);
+                widen_inputs(&inputs.values, &mut inputs.wide);
+            }
         });
         let inputs = &*inputs;
         let groups = Parts::new(tiles.len(), TILES);
@@ -263,14 +299,20 @@ where
             let (first_tile, count) = groups.at(task / panels.len());
             let (first_panel, width) = panels.at(task % panels.len());
             let (mut sums, mut tile) = ([[0; NR]; MR], Tile::default());
-            for panel in first_panel..first_panel + width {
-                for index in first_tile..first_tile + count {
-                    let ((row, rows), inputs) = (tiles.at(index), &inputs[index]);
-                    multiply(rows, &inputs.values, b.panel(panel), &mut sums);
-                    widen(rows, &sums, &inputs.scales, &b.scales[panel], &b.excess[panel], &mut tile);
-                    finish(row, rows, panel * NR, &tile, out);
+            WEIGHTS.with_borrow_mut(|wide| {
+                for panel in first_panel..first_panel + width {
+                    if widens() {
+                        wide.resize(NR * stride, 0);
+                        widen_weights(b.panel(panel), wide);
+                    }
+                    for index in first_tile..first_tile + count {
+                        let ((row, rows), inputs) = (tiles.at(index), &inputs[index]);
+                        multiply(rows, inputs, b.panel(panel), wide, &mut sums);
+                        means(rows, &sums, &inputs.scales, &b.scales[panel], &b.excess[panel], &mut tile);
+                        finish(row, rows, panel * NR, &tile, out);
+                    }
                 }
-            }
+            });
         });
     });
 }
@@ -285,11 +327,21 @@ mod tests {
 
     /// Those that this CPU can run.
     fn kernels() -> Vec<Kernel> {
-        let mut kernels: Vec<Kernel> = vec![multiply];
+        let mut kernels: Vec<Kernel> = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if has_vnni() {
+            // SAFETY: the CPU has the features, and the test's A is large enough.
+            kernels.push(|rows, a, b, sums| unsafe { vnni::multiply(rows, a.as_ptr(), b, sums) });
+        }
         #[cfg(target_arch = "x86_64")]
         if has_avx2() {
-            // SAFETY: the CPU has the feature, and the test's A is large enough.
-            kernels.push(|rows, a, b, sums| unsafe { avx2::multiply(rows, a.as_ptr(), b, sums) });
+            kernels.push(|rows, a, b, sums| {
+                let (mut wide_a, mut wide_b) = (vec![0; a.len()], vec![0; GROUP * NR * b.len()]);
+                widen_inputs(a, &mut wide_a);
+                widen_weights(b, &mut wide_b);
+                // SAFETY: as above.
+                unsafe { avx2::multiply(rows, b.len(), wide_a.as_ptr(), wide_b.as_ptr(), sums) }
+            });
         }
         kernels
     }
