@@ -67,12 +67,12 @@ class Lesson:
             z = walks.step(*now, torch.randn_like(true))
             edit = edited(controls)  # seen right after it or never, so the recording knows
             near = STRAYED * weigh(now[-1], true, STRAYED)
-            after, alone = (difference(walks, teacher, mimic, z, now, alone) for alone in (False, True))
+            after, alone = (difference(walks, teacher, mimic, z, now, lone) for lone in (False, True))
             match = (own * ~edit * (after + (1 - near) * alone)).mean()
             kept = (own * torch.where(edit, EDITED, 1) * near.square() * (z - true).square().mean((1, 2))).mean()
         ((trust * match + KEPT * kept) / self.walkers.chunks).backward()
         with self.world.precision():
-            errors = [walks.error(z.detach(), *now, COPIES, mimic, alone) for alone in (False, True)]
+            errors = [walks.error(z.detach(), *now, COPIES, mimic, lone) for lone in (False, True)]
             lesson = (own.repeat(COPIES) * (errors[0] + errors[1])).mean()
         (lesson / self.walkers.chunks).backward()
         with self.world.precision(), torch.no_grad():

@@ -128,14 +128,14 @@ type Sums = [[i32; NR]; MR];
 fn multiply(rows: usize, a: &Inputs, b: &[Group], wide: &[i16], sums: &mut Sums) {
     let length = rows * GROUP * b.len();
     assert!((1..=MR).contains(&rows) && a.values.len() >= length);
+    assert!(!widens() || (a.wide.len() >= length && wide.len() >= GROUP * NR * b.len()));
     #[cfg(target_arch = "x86_64")]
     if has_vnni() {
-        // SAFETY: the CPU has the features, and the assertion covers every element of A that is read.
+        // SAFETY: the CPU has the features, and the assertions cover every element that is read.
         return unsafe { vnni::multiply(rows, a.values.as_ptr(), b, sums) };
     }
     #[cfg(target_arch = "x86_64")]
     if widens() {
-        assert!(a.wide.len() >= length && wide.len() >= GROUP * NR * b.len());
         // SAFETY: as above.
         return unsafe { avx2::multiply(rows, b.len(), a.wide.as_ptr(), wide.as_ptr(), sums) };
     }
