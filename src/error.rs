@@ -30,6 +30,9 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("the model failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// What a model [watches](crate::model::Rollout::watch) was raised.
+    #[error("the chunk was left: the world stands where it stood before it")]
+    Interrupted,
     /// The model thread is gone.
     #[error("the model thread stopped: {0}")]
     Thread(String),

@@ -9,6 +9,7 @@ pub mod config;
 pub mod dit;
 mod flop;
 pub mod flow;
+mod interrupt;
 pub mod patch;
 pub mod reproject;
 pub mod sampler;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::Tensor;
+pub use interrupt::Interrupt;
 use serde::{Deserialize, Serialize};
 
 use crate::{Controls, Frame, FrameSize, Result};
@@ -124,6 +126,10 @@ pub trait Rollout: Send {
     /// The settings for the chunks to come; nothing to do for a model that has none.
     fn set_settings(&mut self, _settings: Settings) {}
 
+    /// What may interrupt the steps to come, of which a model asks before every pass through its network; nothing to do for a
+    /// model that is always quick.
+    fn watch(&mut self, _interrupt: Interrupt) {}
+
     /// Appends true frames to the past: a whole number of chunks with their controls, or one image
     /// (one frame, one control), which counts as a still chunk.
     ///
@@ -133,6 +139,9 @@ pub trait Rollout: Send {
 
     /// Denoises and decodes the next chunk under `controls` (one per frame). The chunk is not part of the
     /// past before [`Rollout::commit`], so that it reaches the screen first.
+    ///
+    /// # Errors
+    /// [`crate::Error::Interrupted`] when what it [watches](Rollout::watch) is raised: the world is as it was before.
     fn step(&mut self, controls: &[Controls], noise: &dyn NoiseSource) -> Result<Vec<Frame>>;
 
     /// Makes the chunk of the last [`Rollout::step`] part of the past; nothing to do when there is none.

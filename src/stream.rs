@@ -40,7 +40,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 pub use input::Input;
 pub use playout::{ChunkInfo, TimedFrame};
 
-use crate::model::{ModelInfo, Settings, WorldModel};
+use crate::model::{Interrupt, ModelInfo, Settings, WorldModel};
 use crate::simulate::{ControlScript, SessionOptions, TimelineOptions};
 use crate::{Error, FrameSize, Result};
 use playout::Playout;
@@ -121,8 +121,8 @@ pub enum Event {
     Ended(String),
 }
 
-/// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present chunk, and waits only
-/// for a recording to be complete.
+/// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present pass through the network,
+/// and waits only for a recording to be complete.
 pub struct Stream {
     commands: Sender<Command>,
     /// Counts the commands.
@@ -130,6 +130,8 @@ pub struct Stream {
     events: Receiver<(u64, Event)>,
     playout: Playout,
     input: Arc<Input>,
+    /// Raised when the chunk that is being made is of no interest any more.
+    interrupt: Interrupt,
     /// Held by every recording that is not written yet.
     films: Arc<()>,
     thread: Option<JoinHandle<()>>,
@@ -150,7 +152,7 @@ impl Stream {
         let (chunk_outbox, chunks) = crossbeam_channel::bounded(1);
         let input = Arc::new(Input::default());
         let world = Arc::new(AtomicU64::new(0));
-        let films = Arc::new(());
+        let (interrupt, films) = (Interrupt::default(), Arc::new(()));
         let worker = Worker {
             commands: command_inbox,
             obeyed: 0,
@@ -159,6 +161,7 @@ impl Stream {
             waiting: chunks.clone(),
             input: Arc::clone(&input),
             world: Arc::clone(&world),
+            interrupt: interrupt.clone(),
             script: options.script,
             past: options.past,
             wake: options.wake,
@@ -174,6 +177,7 @@ impl Stream {
             events,
             playout: Playout::new(chunks, world),
             input,
+            interrupt,
             films,
             thread: Some(thread),
         })
@@ -306,9 +310,18 @@ impl Stream {
     }
 
     fn send(&self, command: Command) -> Result<()> {
-        self.commands.try_send(command).map_err(|e| match e {
-            TrySendError::Full(_) => Error::Thread("too many commands are waiting".into()),
-            TrySendError::Disconnected(_) => Error::Thread("it has ended".into()),
+        let leaves = command.leaves();
+        if leaves {
+            self.interrupt.raise();
+        }
+        self.commands.try_send(command).map_err(|e| {
+            if leaves {
+                self.interrupt.lower();
+            }
+            match e {
+                TrySendError::Full(_) => Error::Thread("too many commands are waiting".into()),
+                TrySendError::Disconnected(_) => Error::Thread("it has ended".into()),
+            }
         })?;
         self.sent.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -318,6 +331,7 @@ impl Stream {
 impl Drop for Stream {
     /// The end of the process would cut a recording off.
     fn drop(&mut self) {
+        self.interrupt.raise();
         if Arc::strong_count(&self.films) > 1
             && let Some(thread) = self.thread.take()
         {

@@ -11,7 +11,7 @@ use bevy_dream::checkpoint::{self, DeviceChoice};
 use bevy_dream::family::oasis::config::{Config, Context};
 use bevy_dream::family::verify::oasis::Fixture;
 use bevy_dream::family::verify::{Stage, verify};
-use bevy_dream::model::WorldModel;
+use bevy_dream::model::{Interrupt, WorldModel};
 use bevy_dream::simulate::{Session, SessionOptions};
 use bevy_dream::{Controls, Error, Frame, FrameSize};
 use candle_core::{DType, Device, Tensor, safetensors};
@@ -143,6 +143,23 @@ fn a_world_can_be_walked_saved_and_restored() {
             let mut other = session(&model, None);
             other.restore(&bevy_dream::simulate::Snapshot::load(&save, model.info()).unwrap()).unwrap();
             assert_eq!(walk(&mut other, 3, 0.0), ahead);
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_frame_leaves_the_world_as_it_was() {
+    for context in ["exact", "streaming", "recompute"] {
+        let folder = configured("\"family\"", &format!("\"context\": \"{context}\", \"family\""));
+        let model = load(folder.path());
+        let [mut world, mut other] = [(); 2].map(|()| session(&model, None));
+        let interrupt = Interrupt::default();
+        world.watch(interrupt.clone());
+        for _ in 0..5 {
+            interrupt.raise();
+            assert!(matches!(world.step(&[Controls::default()]), Err(Error::Interrupted)));
+            interrupt.lower();
+            assert_eq!(walk(&mut world, 1, 1.0), walk(&mut other, 1, 1.0), "{context}");
         }
     }
 }

@@ -15,7 +15,7 @@ use bevy_dream::family::verify::{Stage, verify};
 use bevy_dream::family::wan::{Files, Networks, World, published_layout};
 use bevy_dream::model::WorldModel;
 use bevy_dream::simulate::{Session, SessionOptions, Snapshot};
-use bevy_dream::{Controls, Frame, FrameSize};
+use bevy_dream::{Controls, Error, Frame, FrameSize};
 use candle_core::{DType, Device, Tensor, safetensors};
 use tempfile::TempDir;
 
@@ -179,6 +179,29 @@ fn a_dropped_or_shifted_commit_fails() {
         world.observe(&latents.narrow(0, 2, 1).unwrap()).unwrap();
     });
     assert!(shifted > 1e-3, "later frames stand one place on");
+}
+
+#[test]
+fn a_block_interrupted_between_two_passes_is_made_again() {
+    let networks = Networks::load(Files::open(&fixture("wan")).unwrap(), &Device::Cpu).unwrap();
+    let case = safetensors::load(fixture("wan/case.safetensors"), &Device::Cpu).unwrap();
+    let mut world = World::new(Arc::new(networks), 6, 10).unwrap();
+    world.set_text(&case["text_embeds"]).unwrap();
+    for chunk in 0..4 {
+        let noise = case["noise"].get(chunk).unwrap();
+        let renoise = case["renoise"].get(chunk).unwrap();
+        let interrupt = world.interrupt.clone();
+        let interrupted = world.step(&noise, |step| {
+            interrupt.raise();
+            Ok(renoise.get(step - 1)?)
+        });
+        assert!(matches!(interrupted, Err(Error::Interrupted)));
+        interrupt.lower();
+        let ours = world.step(&noise, |step| Ok(renoise.get(step - 1)?)).unwrap();
+        world.commit().unwrap();
+        let error = (ours - case["latents"].get(chunk).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(error.to_scalar::<f32>().unwrap() < 1e-4);
+    }
 }
 
 #[test]

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bevy_dream::checkpoint::{self, DeviceChoice};
 use bevy_dream::family::verify::{Stage, verify};
 use bevy_dream::family::waypoint::published_layout;
-use bevy_dream::model::WorldModel;
+use bevy_dream::model::{Interrupt, WorldModel};
 use bevy_dream::simulate::{Session, SessionOptions, Snapshot};
-use bevy_dream::{Controls, Frame, FrameSize};
+use bevy_dream::{Controls, Error, Frame, FrameSize};
 use candle_core::{DType, Device, Tensor, safetensors};
 use tempfile::TempDir;
 
@@ -268,4 +268,19 @@ fn a_world_can_be_walked_saved_and_restored() {
     other.restore(&moment).unwrap();
     other.set_settings(fewer).unwrap();
     assert_ne!(walk(&mut other, 2, false), ahead);
+}
+
+#[test]
+fn an_interrupted_latent_leaves_the_world_as_it_was() {
+    let folder = playable();
+    let model = checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
+    let [mut world, mut other] = [(); 2].map(|()| session(&model, None));
+    let interrupt = Interrupt::default();
+    world.watch(interrupt.clone());
+    for _ in 0..5 {
+        interrupt.raise();
+        assert!(matches!(world.step(&[Controls::default(); 4]), Err(Error::Interrupted)));
+        interrupt.lower();
+        assert_eq!(walk(&mut world, 1, true), walk(&mut other, 1, true));
+    }
 }

@@ -15,7 +15,7 @@ use crate::model::config::Config;
 use crate::model::dit::DiT;
 use crate::model::text::TextEncoder;
 use crate::model::vcn::Vcn;
-use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Frame, FrameSize, Result};
 
 pub use world::World;
@@ -143,6 +143,10 @@ impl Rollout for DreamRollout {
 
     fn set_settings(&mut self, settings: Settings) {
         self.world.settings = settings;
+    }
+
+    fn watch(&mut self, interrupt: Interrupt) {
+        self.world.interrupt = interrupt;
     }
 
     fn observe(&mut self, frames: &[Frame], controls: &[Controls], noise: &dyn NoiseSource) -> Result<()> {

@@ -21,7 +21,7 @@ use candle_core::{Device, Tensor};
 
 use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
 use crate::kernel::{cells_to_frames, frames_to_cells};
-use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 use action::{ACTION_DIM, action};
@@ -274,6 +274,10 @@ impl Rollout for OasisRollout {
 
     fn set_settings(&mut self, settings: Settings) {
         self.world.steps = settings.steps;
+    }
+
+    fn watch(&mut self, interrupt: Interrupt) {
+        self.world.interrupt = interrupt;
     }
 
     fn observe(&mut self, frames: &[Frame], controls: &[Controls], _noise: &dyn NoiseSource) -> Result<()> {

@@ -23,7 +23,7 @@ use super::taehv::picture::{frame, picture};
 use super::taehv::{DECODE_FLOP, DecoderMemory, Taehv};
 use super::umt5;
 use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
-use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 use config::Config;
@@ -285,6 +285,10 @@ impl Rollout for WanRollout {
 
     fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
+    }
+
+    fn watch(&mut self, interrupt: Interrupt) {
+        self.world.interrupt = interrupt;
     }
 
     fn observe(&mut self, frames: &[Frame], controls: &[Controls], _noise: &dyn NoiseSource) -> Result<()> {

@@ -19,7 +19,7 @@ use candle_core::{Device, Tensor};
 use super::taehv::picture::{frame, picture};
 use super::taehv::{DECODE_FLOP, DecoderMemory, Taehv};
 use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
-use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 use action::action;
@@ -237,6 +237,10 @@ impl Rollout for WaypointRollout {
 
     fn set_settings(&mut self, settings: Settings) {
         self.world.steps = settings.steps;
+    }
+
+    fn watch(&mut self, interrupt: Interrupt) {
+        self.world.interrupt = interrupt;
     }
 
     fn observe(&mut self, frames: &[Frame], controls: &[Controls], _noise: &dyn NoiseSource) -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
 
-use crate::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 /// A fault to inject into a [`FakeModel`]'s step.
@@ -24,7 +24,7 @@ pub enum Fault {
 pub struct FakeModel {
     /// Its facts.
     pub info: ModelInfo,
-    /// How long a step takes.
+    /// How long a step takes that is not interrupted.
     pub delay: Duration,
     /// The chunk of every world that fails, and how.
     pub fault: Option<(u64, Fault)>,
@@ -85,6 +85,7 @@ impl WorldModel for FakeModel {
             ground: [0.0; 3],
             memory: [0.0; 5],
             pending: None,
+            interrupt: Interrupt::default(),
             chunk: 0,
             times: StageTimes::default(),
         }))
@@ -100,6 +101,7 @@ struct FakeRollout {
     /// Yaw, pitch, forward, strafe and mood (what the past looked like).
     memory: [f32; 5],
     pending: Option<[f32; 5]>,
+    interrupt: Interrupt,
     chunk: u64,
     times: StageTimes,
 }
@@ -142,6 +144,10 @@ impl Rollout for FakeRollout {
         self.settings = settings;
     }
 
+    fn watch(&mut self, interrupt: Interrupt) {
+        self.interrupt = interrupt;
+    }
+
     fn observe(&mut self, frames: &[Frame], _controls: &[Controls], _noise: &dyn NoiseSource) -> Result<()> {
         if frames.iter().any(|f| f.size != self.size) {
             return Err(Error::input(format!("the frames are not {}", self.size)));
@@ -153,7 +159,11 @@ impl Rollout for FakeRollout {
 
     fn step(&mut self, controls: &[Controls], noise: &dyn NoiseSource) -> Result<Vec<Frame>> {
         let start = Instant::now();
-        thread::sleep(self.model.delay);
+        self.interrupt.check()?;
+        while let Some(left) = self.model.delay.checked_sub(start.elapsed()) {
+            thread::sleep(left.min(Duration::from_millis(1)));
+            self.interrupt.check()?;
+        }
         match self.model.fault {
             Some((chunk, Fault::Error)) if chunk == self.chunk => return Err(Error::input("an injected error")),
             Some((chunk, Fault::Panic)) if chunk == self.chunk => panic!("an injected panic"),

@@ -132,8 +132,9 @@ impl ControlScript {
     }
 
     /// Appends the controls of a tick, as far as a file can hold them: walking is all or nothing.
-    /// Ticks must come in order.
+    /// What was recorded from this tick on is forgotten.
     pub fn record(&mut self, tick: u64, controls: Controls) {
+        self.controls.truncate(self.controls.partition_point(|(t, _)| *t < tick));
         let mut controls = Controls { look: controls.look, extra: controls.extra, ..from_keys(&to_keys(&controls)) };
         let clamp = |x: f32, limit: f32| if x.is_nan() { 0.0 } else { x.clamp(-limit, limit) };
         controls.look = controls.look.map(|x| clamp(x, MAX_LOOK));

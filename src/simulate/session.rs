@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Noise;
 use crate::controls::Body;
-use crate::model::{ModelInfo, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{Interrupt, ModelInfo, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result, video};
 
 /// The longest prompt in characters.
@@ -98,6 +98,11 @@ impl Session {
         })
     }
 
+    /// What may interrupt [`Session::step`] from now on, until a [`Session::reset`].
+    pub fn watch(&mut self, interrupt: Interrupt) {
+        self.rollout.watch(interrupt);
+    }
+
     /// Makes the next chunk under `controls`, one per frame; what the player's [`Body`] cannot do has no
     /// effect.
     ///
@@ -105,8 +110,8 @@ impl Session {
     /// step does otherwise.
     ///
     /// # Errors
-    /// [`Error::Input`] when the number of controls is not the number of frames in a chunk. After any error
-    /// of the model, start again with [`Session::reset`].
+    /// [`Error::Input`] when the number of controls is not the number of frames in a chunk; [`Error::Interrupted`], after
+    /// which the same step makes the same chunk. After any error of the model, start again with [`Session::reset`].
     pub fn step(&mut self, controls: &[Controls]) -> Result<Chunk> {
         let frames_per_chunk = self.model.info().frames_per_chunk;
         if controls.len() != frames_per_chunk {
@@ -358,6 +363,14 @@ mod tests {
         assert!(touched.set_settings(Settings { guidance: 0.0, ..settings }).is_err());
         assert!(touched.set_settings(Settings { context_noise: f32::NAN, ..settings }).is_err());
         assert!(touched.step(&[Controls::default(); 3]).is_err());
+        let interrupt = Interrupt::default();
+        touched.watch(interrupt.clone());
+        interrupt.raise();
+        assert!(matches!(
+            touched.step(&[Controls { look: [9.0; 2], ..Controls::default() }; 2]),
+            Err(Error::Interrupted)
+        ));
+        interrupt.lower();
         assert!(touched.reset(options(9, "")).is_err());
         assert!(walk(&mut touched, 2) == walk(&mut untouched, 2));
     }

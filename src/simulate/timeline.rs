@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::session::{Chunk, Session, Snapshot};
-use crate::model::Settings;
+use crate::model::{Interrupt, Settings};
 use crate::{Controls, Error, Frame, Result};
 
 /// Old snapshots are kept before every so manieth chunk.
@@ -72,6 +72,11 @@ impl Timeline {
     /// The session, to ask what it is.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// As [`Session::watch`].
+    pub fn watch(&mut self, interrupt: Interrupt) {
+        self.session.watch(interrupt);
     }
 
     /// As [`Session::step`].

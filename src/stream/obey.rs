@@ -17,6 +17,9 @@ use crate::{Error, Result};
 impl Dreaming {
     pub(super) fn obey(&mut self, command: Command) {
         self.worker.obeyed += 1;
+        if command.leaves() {
+            self.worker.interrupt.lower();
+        }
         match command {
             Command::NewWorld(options) => self.start_world(*options),
             Command::Pause(paused) => {
@@ -168,10 +171,14 @@ impl Dreaming {
 
     /// Brings the world to where it was told to go back.
     pub(super) fn settle(&mut self) -> Result<()> {
-        match (self.target.take(), &mut self.world) {
+        let settled = match (self.target, &mut self.world) {
             (Some(target), Some(world)) => guarded(&self.pool, || world.rewind(target)),
             _ => Ok(()),
+        };
+        if !matches!(settled, Err(Error::Interrupted)) {
+            self.target = None;
         }
+        settled
     }
 
     /// Tells that the world is at another moment; frames on their way are of no interest any more.

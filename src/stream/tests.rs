@@ -192,6 +192,24 @@ fn a_held_world_goes_on_chunk_by_chunk() {
 }
 
 #[test]
+fn a_chunk_that_nobody_wants_any_more_is_left() {
+    let endless = FakeModel { delay: Duration::MAX, ..model() };
+    let stream = start(endless, options("a meadow"));
+    let mut worlds = 0;
+    let is_making = || until(|| stream.events().find(|e| matches!(e, Event::Started { .. } | Event::Rejected(_))));
+    for prompt in ["a desert", "", "a forest"] {
+        worlds += u64::from(matches!(is_making(), Event::Started { .. }));
+        thread::sleep(Duration::from_millis(20));
+        stream.new_world(world(prompt)).unwrap();
+    }
+    is_making();
+    assert_eq!(worlds, 2, "of no prompt there is no world, and the one before goes on");
+    let thread = Arc::downgrade(&stream.input);
+    drop(stream);
+    until(|| (thread.strong_count() == 0).then_some(()));
+}
+
+#[test]
 fn branches_are_told_and_can_be_gone_to() {
     let mut stream = start(model(), options("a meadow"));
     until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 40));

@@ -16,7 +16,7 @@ use super::pace::Pace;
 use super::playout::TimedChunk;
 use super::{ChunkInfo, Event, Input, Wake};
 use crate::kernel::{MAX_THREADS, ThreadPool};
-use crate::model::{Settings, WorldModel};
+use crate::model::{Interrupt, Settings, WorldModel};
 use crate::simulate::{ControlScript, SessionOptions, Timeline, TimelineOptions};
 use crate::{Controls, Error, Frame, Result};
 
@@ -35,6 +35,13 @@ pub(super) enum Command {
     Load(PathBuf),
 }
 
+impl Command {
+    /// Whether the chunk that is being made is of no interest any more.
+    pub fn leaves(&self) -> bool {
+        matches!(self, Self::NewWorld(_) | Self::Rewind(_) | Self::Switch(_) | Self::Load(_))
+    }
+}
+
 /// The thread's ends of the channels.
 pub(super) struct Worker {
     pub commands: Receiver<Command>,
@@ -48,6 +55,8 @@ pub(super) struct Worker {
     pub input: Arc<Input>,
     /// The world whose frames may be shown.
     pub world: Arc<AtomicU64>,
+    /// Raised by commands that [leave](Command::leaves) a chunk, until they are obeyed.
+    pub interrupt: Interrupt,
     pub script: Option<ControlScript>,
     pub past: TimelineOptions,
     pub wake: Option<Wake>,
@@ -142,11 +151,16 @@ impl Dreaming {
     fn run(mut self, first: SessionOptions) {
         self.start_world(first);
         while let Ok(()) = self.wait() {
-            match self.make_chunk() {
+            // Only what makes chunks is interrupted: a command is obeyed to its end.
+            self.watch(self.worker.interrupt.clone());
+            let made = self.make_chunk();
+            self.watch(Interrupt::default());
+            match made {
                 Ok(chunk) => match self.deliver(chunk) {
                     Ok(()) => self.commit(),
                     Err(Stopped) => break,
                 },
+                Err(Error::Interrupted) => self.owed += u32::from(self.paused),
                 Err(error) => self.fail(&error),
             }
         }
@@ -173,6 +187,12 @@ impl Dreaming {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
             }
+        }
+    }
+
+    fn watch(&mut self, interrupt: Interrupt) {
+        if let Some(world) = &mut self.world {
+            world.watch(interrupt);
         }
     }
 

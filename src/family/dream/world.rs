@@ -15,7 +15,7 @@ use crate::model::patch::Grid;
 use crate::model::sampler::{Levels, guided, levels, remembered, sample};
 use crate::model::trunk::Kept;
 use crate::model::vcn::Drawn;
-use crate::model::{CONTEXT_NOISE_STEP, NoiseSource, RolloutState, Settings, StageTimes};
+use crate::model::{CONTEXT_NOISE_STEP, Interrupt, NoiseSource, RolloutState, Settings, StageTimes};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 /// The signal level of a chunk that begins anew from what was foreseen of it. As in `train/model.py`.
@@ -36,6 +36,7 @@ pub struct World {
     dit_grid: Grid,
     past: Past,
     pending: Option<Pending>,
+    pub(super) interrupt: Interrupt,
     times: StageTimes,
 }
 
@@ -92,6 +93,7 @@ impl World {
             dit_grid,
             past,
             pending: None,
+            interrupt: Interrupt::default(),
             times,
         })
     }
@@ -215,11 +217,15 @@ impl World {
         let latent = if past.is_empty() && guidance > 1.0 {
             let unprompted = conditions(&unwanted)?;
             sample(x, &levels, |x, i| {
+                self.interrupt.check()?;
                 let [with, without] = [&prompted, &unprompted].map(|c| networks.dit.denoise(x, &c.at(i)?, &known));
                 guided(&with?, without?, guidance)
             })?
         } else {
-            sample(x, &levels, |x, i| networks.dit.denoise(x, &prompted.at(i)?, &known))?
+            sample(x, &levels, |x, i| {
+                self.interrupt.check()?;
+                networks.dit.denoise(x, &prompted.at(i)?, &known)
+            })?
         };
         let condition = prompted.at(levels.len())?;
         drop(known);

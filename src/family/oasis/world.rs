@@ -12,7 +12,7 @@ use super::dit::Seen;
 use super::schedule::{MAX_NOISE, steps};
 use crate::model::cache::saved;
 use crate::model::patch::{cells_to_tokens, tokens_to_cells};
-use crate::model::{RolloutState, StageTimes};
+use crate::model::{Interrupt, RolloutState, StageTimes};
 use crate::{Error, Result};
 
 /// Of a saved world: place in time of the first frame.
@@ -31,6 +31,8 @@ pub struct World {
     /// Place in time of the window's first frame.
     position: u64,
     pending: Option<Frame>,
+    /// What may interrupt [`World::step`].
+    pub interrupt: Interrupt,
     times: StageTimes,
 }
 
@@ -54,6 +56,7 @@ impl World {
             seen: VecDeque::new(),
             position: 0,
             pending: None,
+            interrupt: Interrupt::default(),
             times: StageTimes::default(),
         }
     }
@@ -92,6 +95,7 @@ impl World {
                 self.seen.clear();
             }
             self.look_back()?;
+            self.interrupt.check()?;
             let v = networks.dit.forward(&x, &by, position, self.seen.make_contiguous())?;
             x = ((x * step.keep)? + (v * step.turn)?)?;
         }
@@ -140,6 +144,7 @@ impl World {
     /// Sees those frames of the window that have not been seen.
     fn look_back(&mut self) -> Result<()> {
         while let Some(Frame { latent, action }) = self.window.get(self.seen.len()) {
+            self.interrupt.check()?;
             let dit = &self.networks.dit;
             let (by, position) = (dit.past(action)?, self.position + self.seen.len() as u64);
             let seen = dit.see(latent, &by, position, self.seen.make_contiguous())?;

@@ -12,7 +12,7 @@ use super::sampler::Level;
 use crate::family::layer::numbers;
 use crate::model::cache::saved;
 use crate::model::patch::{cells_to_tokens, tokens_to_cells};
-use crate::model::{RolloutState, StageTimes};
+use crate::model::{Interrupt, RolloutState, StageTimes};
 use crate::{Error, Result};
 
 /// Of a saved world: the place in time of the next frame.
@@ -38,6 +38,8 @@ pub struct World {
     /// The frames that are remembered, each `[tokens, patch]`, to be seen again under another text.
     latents: VecDeque<Tensor>,
     pending: Option<Tensor>,
+    /// What may interrupt [`World::step`].
+    pub interrupt: Interrupt,
     pub(super) times: StageTimes,
 }
 
@@ -67,6 +69,7 @@ impl World {
             rings: (0..c.num_layers).map(|_| Ring::new()).collect(),
             latents: VecDeque::new(),
             pending: None,
+            interrupt: Interrupt::default(),
             times: StageTimes::default(),
             networks: Arc::clone(&networks),
         };
@@ -131,6 +134,7 @@ impl World {
         let at = self.next(noise.dim(0)?);
         self.make_room(at.frames);
         for (i, level) in self.levels.iter().enumerate() {
+            self.interrupt.check()?;
             if i > 0 {
                 let (keep, fresh) = (f64::from(1.0 - level.sigma), f64::from(level.sigma));
                 x = ((x * keep)? + (self.patches(&renoise(i)?)? * fresh)?)?;

@@ -9,7 +9,7 @@ use super::Networks;
 use super::dit::{Heard, Modulation, Ring};
 use crate::model::cache::saved;
 use crate::model::patch::{cells_to_tokens, tokens_to_cells};
-use crate::model::{RolloutState, StageTimes};
+use crate::model::{Interrupt, RolloutState, StageTimes};
 use crate::{Error, Result};
 
 /// Of a saved world: the place in time of the next frame.
@@ -26,6 +26,8 @@ pub struct World {
     time: u64,
     rings: Vec<Ring>,
     pending: Option<(Tensor, Heard)>,
+    /// What may interrupt [`World::step`].
+    pub interrupt: Interrupt,
     pub(super) times: StageTimes,
 }
 
@@ -40,7 +42,17 @@ impl World {
         let levels = networks.dit.modulations(&sigmas)?;
         let rings = (0..config.n_layers).map(|_| Ring::default()).collect();
         let steps = sigmas.len() - 1;
-        Ok(Self { networks, steps, sigmas, levels, time: 0, rings, pending: None, times: StageTimes::default() })
+        Ok(Self {
+            networks,
+            steps,
+            sigmas,
+            levels,
+            time: 0,
+            rings,
+            pending: None,
+            interrupt: Interrupt::default(),
+            times: StageTimes::default(),
+        })
     }
 
     /// Finds the noise levels of as many steps as are asked for: the published ones, or evenly between them.
@@ -84,6 +96,7 @@ impl World {
         let mut x = self.patches(noise)?;
         self.make_room();
         for (sigmas, by) in self.sigmas.windows(2).zip(&self.levels) {
+            self.interrupt.check()?;
             let velocity = self.networks.dit.forward(&x, by, &heard, self.time, &self.rings)?;
             x = (x + (velocity * f64::from(sigmas[1] - sigmas[0]))?)?;
         }
