@@ -13,19 +13,19 @@ mod interrupt;
 pub mod patch;
 pub mod reproject;
 pub mod sampler;
+mod state;
 pub mod text;
 pub mod trunk;
 pub mod vcn;
 pub mod views;
 mod warp;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use candle_core::Tensor;
 pub use interrupt::Interrupt;
 use serde::{Deserialize, Serialize};
+pub use state::RolloutState;
 
 use crate::{Controls, Frame, FrameSize, Result};
 
@@ -95,9 +95,6 @@ pub trait NoiseSource {
 
 /// The [`NoiseSource`] step that perturbs a finished latent before it is remembered.
 pub const CONTEXT_NOISE_STEP: u32 = u32::MAX;
-
-/// Everything of a [`Rollout`] that decides its future, by name.
-pub type RolloutState = BTreeMap<String, Tensor>;
 
 /// Shared, immutable weights of a world model.
 pub trait WorldModel: Send + Sync {

@@ -15,7 +15,6 @@ use serde::Deserialize;
 
 use crate::checkpoint::{Index, Weights};
 use crate::model::RolloutState;
-use crate::model::cache::saved;
 use crate::{Error, Result};
 
 use block::{Builder, Network, Past, shuffle, unshuffle};
@@ -97,7 +96,7 @@ impl DecoderMemory {
     /// # Errors
     /// [`Error::Input`] when the state holds none.
     pub fn restore(prefix: &str, state: &RolloutState) -> Result<Self> {
-        let sizes = saved(state, &format!("{prefix}.sizes"), &[2])?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+        let sizes = state.tensor(&format!("{prefix}.sizes"), &[2])?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
         let layer = |layer: i64| {
             let frames = (0..).map_while(|i| state.get(&format!("{prefix}.{layer}.{i}")).cloned());
             frames.collect::<Vec<_>>()

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use candle_core::{D, Device, Result, Tensor, bail};
 use smallvec::SmallVec;
@@ -20,7 +20,8 @@ pub const FLOW_DIM: usize = 4;
 /// Queries of one task: their scores against all keys stay in the second-level cache.
 const QUERIES: usize = 24;
 
-/// The keys and values of one segment.
+/// The keys and values of one segment. Clones are the same one.
+#[derive(Clone)]
 pub struct KeyValues {
     held: Held,
     tokens: usize,
@@ -28,43 +29,53 @@ pub struct KeyValues {
     head_dim: usize,
     /// Whether its keys have features, for a bias.
     biased: bool,
-    /// Keys and values as they were given, for those who ask.
-    plain: OnceLock<[Tensor; 2]>,
 }
 
+#[derive(Clone)]
 enum Held {
     /// On the CPU: keys, with their features below, and values of every head, packed for the product.
     Packed(Heads),
-    /// The features `[tokens, FLOW_DIM]`; keys and values are plain.
-    Features(Option<Tensor>),
+    /// Elsewhere: keys, values and features `[tokens, FLOW_DIM]` as they were given.
+    Given([Tensor; 2], Option<Tensor>),
 }
 
-/// Packed keys and values of every head, in memory that is used again.
-struct Heads(Vec<[Packed; 2]>);
+/// Packed keys and values of every head, in memory that is used again; none only while it is given back.
+#[derive(Clone)]
+struct Heads(Option<Arc<Vec<[Packed; 2]>>>);
 
-thread_local!(static SPARE: RefCell<Vec<Vec<[Packed; 2]>>> = const { RefCell::new(Vec::new()) });
+thread_local!(static SPARE: RefCell<Vec<Arc<Vec<[Packed; 2]>>>> = const { RefCell::new(Vec::new()) });
 
 /// Segments whose memory a thread keeps at most.
 const MOST: usize = 16;
 
 impl Heads {
-    fn any(heads: usize) -> Self {
+    /// Those of a segment, filled by `pack`.
+    fn filled(heads: usize, pack: impl Fn(usize, &mut [Packed; 2]) + Sync) -> Self {
         let mut spare = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        spare.resize_with(heads, Default::default);
-        Self(spare)
+        // Nobody else holds it, or it would not be spare.
+        let packed = Arc::make_mut(&mut spare);
+        packed.resize_with(heads, Default::default);
+        for_each_mut(packed, pack);
+        Self(Some(spare))
+    }
+
+    fn heads(&self) -> &[[Packed; 2]] {
+        self.0.as_deref().map_or(&[], Vec::as_slice)
     }
 }
 
 impl Drop for Heads {
     fn drop(&mut self) {
-        let heads = std::mem::take(&mut self.0);
-        // A thread that ends has nothing to keep.
-        _ = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if spare.len() < MOST {
-                spare.push(heads);
-            }
-        });
+        let Some(mut heads) = self.0.take() else { return };
+        if Arc::get_mut(&mut heads).is_some() {
+            // A thread that ends has nothing to keep.
+            _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < MOST {
+                    spare.push(heads);
+                }
+            });
+        }
     }
 }
 
@@ -91,8 +102,9 @@ impl KeyValues {
             return Ok(Self::packed([tokens, heads, head_dim], features.as_deref().unwrap_or_default(), key, value));
         }
         let features = features.map(Values::to_tensor).transpose()?;
-        let (biased, plain) = (features.is_some(), OnceLock::from([keys.to_tensor()?, values.to_tensor()?]));
-        Ok(Self { held: Held::Features(features), tokens, heads, head_dim, biased, plain })
+        let biased = features.is_some();
+        let held = Held::Given([keys.to_tensor()?, values.to_tensor()?], features);
+        Ok(Self { held, tokens, heads, head_dim, biased })
     }
 
     /// On the CPU, of every head and token; no `features` for a segment without a bias.
@@ -102,60 +114,52 @@ impl KeyValues {
         key: impl Fn(usize, usize) -> &'a [f32] + Sync,
         value: impl Fn(usize, usize) -> &'a [f32] + Sync,
     ) -> Self {
-        let mut packed = Heads::any(heads);
-        for_each_mut(&mut packed.0, |head, packed| {
+        let packed = Heads::filled(heads, |head, packed| {
             pack_head(packed, tokens, head_dim, |token| key(head, token), |token| value(head, token), features);
         });
         let (held, biased) = (Held::Packed(packed), !features.is_empty());
-        Self { held, tokens, heads, head_dim, biased, plain: OnceLock::new() }
+        Self { held, tokens, heads, head_dim, biased }
     }
 
-    /// The keys as given.
+    /// The shape of keys and of values, as they were given.
+    pub fn dims(&self) -> [usize; 2] {
+        [self.tokens, self.width()]
+    }
+
+    /// Keys and values as they were given.
     ///
     /// # Errors
     /// An error when there is no memory for them.
-    pub fn keys(&self) -> Result<&Tensor> {
-        Ok(&self.plain()?[0])
-    }
-
-    /// The values as given.
-    ///
-    /// # Errors
-    /// An error when there is no memory for them.
-    pub fn values(&self) -> Result<&Tensor> {
-        Ok(&self.plain()?[1])
-    }
-
-    fn plain(&self) -> Result<&[Tensor; 2]> {
-        if let (None, Held::Packed(heads)) = (self.plain.get(), &self.held) {
-            let (tokens, head_dim, width) = (self.tokens, self.head_dim, self.width());
-            let [mut keys, mut values] = [(); 2].map(|()| vec![0.0; tokens * width]);
-            for (head, [packed_keys, packed_values]) in heads.0.iter().enumerate() {
-                packed_keys.each(|row, first, column| {
-                    if row < head_dim {
-                        let keys = keys[first * width + head * head_dim + row..].iter_mut().step_by(width);
-                        keys.zip(column).for_each(|(key, value)| *key = *value);
-                    }
-                });
-                packed_values.each(|token, first, row| {
-                    values[token * width + head * head_dim + first..][..row.len()].copy_from_slice(row);
-                });
-            }
-            let tensor = |values| Tensor::from_vec(values, (tokens, width), &Device::Cpu);
-            let (keys, values) = (tensor(keys)?, tensor(values)?);
-            self.plain.get_or_init(|| [keys, values]);
+    pub fn given(&self) -> Result<[Tensor; 2]> {
+        let heads = match &self.held {
+            Held::Given(given, _) => return Ok(given.clone()),
+            Held::Packed(heads) => heads.heads(),
+        };
+        let (tokens, head_dim, width) = (self.tokens, self.head_dim, self.width());
+        let [mut keys, mut values] = [(); 2].map(|()| vec![0.0; tokens * width]);
+        for (head, [packed_keys, packed_values]) in heads.iter().enumerate() {
+            packed_keys.each(|row, first, column| {
+                if row < head_dim {
+                    let keys = keys[first * width + head * head_dim + row..].iter_mut().step_by(width);
+                    keys.zip(column).for_each(|(key, value)| *key = *value);
+                }
+            });
+            packed_values.each(|token, first, row| {
+                values[token * width + head * head_dim + first..][..row.len()].copy_from_slice(row);
+            });
         }
-        self.plain.get().ok_or_else(|| candle_core::Error::Msg("a segment without keys".into()))
+        let tensor = |values| Tensor::from_vec(values, (tokens, width), &Device::Cpu);
+        Ok([tensor(keys)?, tensor(values)?])
     }
 
     /// The features of the keys.
     fn features(&self) -> Result<Option<Tensor>> {
         match &self.held {
-            Held::Features(features) => Ok(features.clone()),
+            Held::Given(_, features) => Ok(features.clone()),
             Held::Packed(_) if !self.biased => Ok(None),
             Held::Packed(heads) => {
                 let mut features = vec![0.0; self.tokens * FLOW_DIM];
-                heads.0[0][0].each(|row, first, column| {
+                heads.heads()[0][0].each(|row, first, column| {
                     if let Some(feature) = row.checked_sub(self.head_dim) {
                         let features = features[first * FLOW_DIM + feature..].iter_mut().step_by(FLOW_DIM);
                         features.zip(column).for_each(|(feature, value)| *feature = *value);
@@ -212,7 +216,7 @@ impl Past<'_> {
     pub(super) fn segment(&self) -> Result<Segment<'_>> {
         match &self.keys.held {
             Held::Packed(heads) if self.features.device().is_cpu() => {
-                Ok(Segment { packed: &heads.0, features: &self.features })
+                Ok(Segment { packed: heads.heads(), features: &self.features })
             }
             _ => bail!("segments lie on different devices"),
         }
@@ -241,7 +245,7 @@ pub fn attention<T: Values>(q: &T, own: &KeyValues, past: &[Past]) -> Result<T> 
         return T::of_tensor(stock(&q.to_tensor()?, own, past)?);
     };
     let segments = past.iter().map(Past::segment).collect::<Result<Segments>>()?;
-    T::make(dims, |out| attend(&numbers, own.width(), own.head_dim, &packed.0, &segments, out))
+    T::make(dims, |out| attend(&numbers, own.width(), own.head_dim, packed.heads(), &segments, out))
 }
 
 /// [`attention`] on the CPU. `q` holds a query every `stride` values.
@@ -355,12 +359,13 @@ pub(super) fn stock(q: &Tensor, own: &KeyValues, past: &[Past]) -> Result<Tensor
     let segments = std::iter::once((own, None)).chain(past.iter().map(|past| (past.keys, Some(&past.features))));
     let (mut scores, mut values) = (Vec::new(), Vec::new());
     for (segment, features) in segments {
-        let mut logits = q.matmul(&by_head(segment.keys()?)?.transpose(1, 2)?.contiguous()?)?;
+        let [keys, value] = segment.given()?;
+        let mut logits = q.matmul(&by_head(&keys)?.transpose(1, 2)?.contiguous()?)?;
         if let (Some(a), Some(b)) = (features, segment.features()?) {
             logits = (logits + a.tensor()?.broadcast_matmul(&b.t()?.contiguous()?)?)?;
         }
         scores.push(logits);
-        values.push(by_head(segment.values()?)?);
+        values.push(by_head(&value)?);
     }
     let weights = candle_nn::ops::softmax(&Tensor::cat(&scores, D::Minus1)?, D::Minus1)?;
     weights.matmul(&Tensor::cat(&values, 1)?)?.transpose(0, 1)?.reshape((queries, width))
@@ -409,8 +414,7 @@ mod tests {
         let rows = |x: &Tensor| x.to_vec2::<f32>().unwrap();
         for _ in 0..3 {
             let segment = KeyValues::new(&keys, &values, 3, Some(&features)).unwrap();
-            assert_eq!(rows(segment.keys().unwrap()), rows(&keys));
-            assert_eq!(rows(segment.values().unwrap()), rows(&values));
+            assert_eq!(segment.given().unwrap().each_ref().map(rows), [rows(&keys), rows(&values)]);
             assert_eq!(rows(&segment.features().unwrap().unwrap()), rows(&features));
         }
     }

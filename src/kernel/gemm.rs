@@ -31,7 +31,7 @@ pub struct Row(pub [f32; NR]);
 pub type Tile = [Row; MR];
 
 /// B of `k` rows and `n` columns in panels; columns beyond `n` are zero.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Packed {
     rows: Vec<Row>,
     pub k: usize,

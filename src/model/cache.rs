@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
-use super::action::{CAMERA_DIM, Camera};
+use super::action::Camera;
 use super::config::TrunkConfig;
 use super::patch::Grid;
 use super::trunk::Kept;
+use crate::Result;
 use crate::kernel::KeyValues;
 use crate::model::RolloutState;
-use crate::{Error, Result};
 
 /// One remembered chunk.
 struct Chunk {
@@ -44,14 +44,13 @@ impl Memory {
         self.chunks.get(offset - 1).map(|chunk| (&chunk.camera, &chunk.layers[..]))
     }
 
-    /// Adds the memory's tensors to `state`, their names starting with `prefix`. They are shared, not copied.
+    /// Adds the memory to `state`, under names that start with `prefix`.
     pub fn save(&self, prefix: &str, state: &mut RolloutState) -> Result<()> {
         for (i, chunk) in self.chunks.iter().enumerate() {
-            let camera = Tensor::new(&chunk.camera.to_array(), &candle_core::Device::Cpu)?;
+            let camera = Tensor::new(&chunk.camera.to_array(), &Device::Cpu)?;
             state.insert(format!("{prefix}.{i}.camera"), camera);
             for (layer, stored) in chunk.layers.iter().enumerate() {
-                state.insert(format!("{prefix}.{i}.{layer}.keys"), stored.keys()?.clone());
-                state.insert(format!("{prefix}.{i}.{layer}.values"), stored.values()?.clone());
+                state.insert_segment(format!("{prefix}.{i}.{layer}"), stored);
             }
         }
         Ok(())
@@ -60,44 +59,26 @@ impl Memory {
     /// A memory of what [`Memory::save`] saved, for a trunk of `config`.
     ///
     /// # Errors
-    /// [`Error::Input`] when the state is of another trunk or grid.
+    /// [`crate::Error::Input`] when the state is of another trunk or grid.
     pub fn restore(prefix: &str, state: &RolloutState, config: &TrunkConfig, grid: &Grid) -> Result<Self> {
         let mut memory = Self::new(&config.offsets);
         while memory.chunks.len() < memory.reach {
             let i = memory.chunks.len();
-            if !state.contains_key(&format!("{prefix}.{i}.camera")) {
+            if !state.contains(&format!("{prefix}.{i}.camera")) {
                 break;
             }
-            let camera = saved_camera(state, &format!("{prefix}.{i}.camera"))?;
+            let camera = state.camera(&format!("{prefix}.{i}.camera"))?;
             let (device, features) = (grid.key_features.device(), grid.key_features.tensor()?);
             let load = |layer: usize| {
-                let part = |part| saved(state, &format!("{prefix}.{i}.{layer}.{part}"), &[grid.tokens(), config.width]);
-                let (keys, values) = (part("keys")?.to_device(device)?, part("values")?.to_device(device)?);
-                Ok(KeyValues::new(&keys, &values, config.heads, Some(&features))?)
+                let shape = [grid.tokens(), config.width];
+                state.segment(&format!("{prefix}.{i}.{layer}"), &shape, |keys, values| {
+                    let (keys, values) = (keys.to_device(device)?, values.to_device(device)?);
+                    Ok(KeyValues::new(&keys, &values, config.heads, Some(&features))?)
+                })
             };
             let layers = (0..config.temporal.len()).map(load).collect::<Result<_>>()?;
             memory.chunks.push_back(Chunk { camera, layers });
         }
         Ok(memory)
     }
-}
-
-/// A tensor of a saved state.
-///
-/// # Errors
-/// [`Error::Input`] when it is missing or has another shape.
-pub fn saved(state: &RolloutState, name: &str, shape: &[usize]) -> Result<Tensor> {
-    match state.get(name) {
-        Some(tensor) if tensor.dims() == shape => Ok(tensor.contiguous()?),
-        _ => Err(Error::input(format!("the saved world is not of this model and size: it has no fitting '{name}'"))),
-    }
-}
-
-/// A camera of a saved state.
-///
-/// # Errors
-/// As of [`saved`].
-pub fn saved_camera(state: &RolloutState, name: &str) -> Result<Camera> {
-    let values = saved(state, name, &[CAMERA_DIM])?.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
-    Ok(Camera::from_array(std::array::from_fn(|i| values[i])))
 }

@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 
 use super::RolloutState;
 use super::action::Camera;
-use super::cache::{saved, saved_camera};
 use super::reproject::{Carry, Splat, ground_at, look_up, splat};
 use super::warp::{Cells, Lens, Picture, RGB, half, halves};
 use crate::Result;
@@ -86,9 +85,9 @@ impl Seen {
     fn restore(name: &str, state: &RolloutState, shape: &[usize; 3], side: usize) -> Result<Self> {
         let [cells, nearness, camera] = Self::names(name);
         let array = |name: &str, shape: &[usize]| -> Result<Array> {
-            Ok(Array::from_tensor(&saved(state, name, shape)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)?)
+            Ok(Array::from_tensor(&state.tensor(name, shape)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)?)
         };
-        Self::new(&array(&cells, shape)?, &array(&nearness, &shape[..2])?, saved_camera(state, &camera)?, side)
+        Self::new(&array(&cells, shape)?, &array(&nearness, &shape[..2])?, state.camera(&camera)?, side)
     }
 }
 
@@ -224,7 +223,7 @@ impl Views {
     /// [`crate::Error::Input`] when the state is of another size.
     pub fn restore(state: &RolloutState, shape: &[usize; 3], side: usize) -> Result<Self> {
         let restore = |name: &str| Seen::restore(name, state, shape, side);
-        let names = (0..MOST).map(|i| format!("key.{i}")).take_while(|name| state.contains_key(&Seen::names(name)[0]));
+        let names = (0..MOST).map(|i| format!("key.{i}")).take_while(|name| state.contains(&Seen::names(name)[0]));
         Ok(Self { last: Some(restore("last")?), keys: names.map(|name| restore(&name)).collect::<Result<_>>()? })
     }
 }

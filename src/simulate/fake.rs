@@ -197,12 +197,14 @@ impl Rollout for FakeRollout {
 
     fn state(&self) -> Result<RolloutState> {
         let memory = Tensor::from_slice(&self.memory, 5, &Device::Cpu)?;
-        Ok(RolloutState::from([("memory".into(), memory)]))
+        let mut state = RolloutState::new();
+        state.insert("memory", memory);
+        Ok(state)
     }
 
     fn set_state(&mut self, state: &RolloutState) -> Result<()> {
-        let memory = state.get("memory").ok_or_else(|| Error::input("the state is not of this model"))?;
-        self.memory = memory.to_vec1()?.try_into().map_err(|_| Error::input("the state is not of this model"))?;
+        let memory = state.tensor("memory", &[self.memory.len()])?;
+        self.memory.copy_from_slice(&memory.to_vec1()?);
         self.pending = None;
         Ok(())
     }

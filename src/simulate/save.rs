@@ -4,12 +4,12 @@
 //! tensor as JSON, and a SHA-256 over that JSON and all tensors. It is written beside its place and then moved there, so
 //! that a crash leaves the old save or the new one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use safetensors::{SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -36,7 +36,8 @@ impl Snapshot {
     /// Writes a save of a world of `model`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written; a save that was there before is then still there.
+    /// [`Error::Io`] when the file cannot be written; a save that was there before is then still there. [`Error::Tensor`]
+    /// when there is not enough memory.
     pub fn save(&self, path: impl AsRef<Path>, model: &ModelInfo) -> Result<()> {
         let path = path.as_ref();
         let world = World {
@@ -47,13 +48,14 @@ impl Snapshot {
             body: self.body,
         };
         let world = serde_json::to_string(&world).map_err(|e| Error::input(e.to_string()))?;
+        let tensors = self.state.to_tensors()?;
         let metadata = HashMap::from([
             ("bevy_dream save".to_owned(), VERSION.to_owned()),
             ("model".to_owned(), model.sha256.clone()),
-            ("sha256".to_owned(), digest(&world, &self.state)),
+            ("sha256".to_owned(), digest(&world, &tensors)),
             ("world".to_owned(), world),
         ]);
-        let bytes = safetensors::serialize(&self.state, Some(metadata)).map_err(|e| Error::input(e.to_string()))?;
+        let bytes = safetensors::serialize(&tensors, Some(metadata)).map_err(|e| Error::input(e.to_string()))?;
         let beside = path.with_extension("tmp");
         let written = File::create(&beside).and_then(|mut file| {
             file.write_all(&bytes)?;
@@ -95,22 +97,23 @@ fn read(bytes: &[u8], model: &ModelInfo) -> Result<Snapshot, String> {
         ));
     }
     let damaged = || "the save is damaged".to_owned();
-    let state: RolloutState =
+    let tensors: BTreeMap<_, _> =
         candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|_| damaged())?.into_iter().collect();
-    if field("sha256") != digest(field("world"), &state) {
+    if field("sha256") != digest(field("world"), &tensors) {
         return Err(damaged());
     }
     let World { seed, prompt, settings, next_chunk, body } =
         serde_json::from_str(field("world")).map_err(|_| damaged())?;
     let checked = if model.reads_text { super::check_prompt(&prompt) } else { Ok(()) };
     checked.and_then(|()| super::check_settings(settings)).map_err(|e| e.to_string())?;
+    let state = RolloutState::from_tensors(tensors);
     Ok(Snapshot { state, seed, prompt, settings, next_chunk, body })
 }
 
 /// SHA-256 of everything that a save says of its world, in hexadecimal.
-fn digest(world: &str, state: &RolloutState) -> String {
+fn digest(world: &str, tensors: &BTreeMap<String, Tensor>) -> String {
     let mut hash = Sha256::new_with_prefix(world);
-    for (name, tensor) in state {
+    for (name, tensor) in tensors {
         let shape = tensor.dims().iter().map(|&n| n as u64);
         hash.update((name.len() as u64).to_le_bytes());
         hash.update(name);

@@ -7,7 +7,7 @@ use super::Networks;
 use crate::kernel::Array;
 use crate::model::RolloutState;
 use crate::model::action::Camera;
-use crate::model::cache::{Memory, saved, saved_camera};
+use crate::model::cache::Memory;
 use crate::model::config::Config;
 use crate::model::dit::Chunk;
 use crate::model::patch::Grid;
@@ -81,7 +81,7 @@ impl Past {
             return Ok(());
         }
         self.views.save(state)?;
-        state.insert("camera".into(), Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
+        state.insert("camera", Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
         for (i, latent) in self.before.iter().enumerate() {
             state.insert(format!("before.{i}"), latent.tensor()?);
         }
@@ -93,14 +93,14 @@ impl Past {
     pub fn restore(networks: &Networks, state: &RolloutState, dit: &Grid, decoder: &Grid) -> Result<Self> {
         let c = &networks.config;
         let mut past = Self::new(networks, Camera::default(), dit.tokens())?;
-        if state.contains_key("camera") {
+        if state.contains("camera") {
             let (side, numbers) = (c.cells(), Config::CELL * Config::CELL * 3);
             past.views = Views::restore(state, &[dit.height * side, dit.width * side, numbers], Config::CELL)?;
-            past.camera = saved_camera(state, "camera")?;
+            past.camera = state.camera("camera")?;
             for (i, latent) in past.before.iter_mut().enumerate() {
                 let name = format!("before.{i}");
                 *latent =
-                    Array::from_tensor(&saved(state, &name, &[dit.tokens(), c.latent])?.to_device(&networks.device)?)?;
+                    Array::from_tensor(&state.tensor(&name, &[dit.tokens(), c.latent])?.to_device(&networks.device)?)?;
             }
             past.dit = Memory::restore("dit", state, &c.dit, dit)?;
             past.decoder = Memory::restore("decoder", state, &c.decoder, decoder)?;

@@ -8,7 +8,7 @@ use super::Networks;
 use super::past::Past;
 use crate::kernel::{Array, cells_to_frames, frames_to_cells};
 use crate::model::action::{Camera, turns};
-use crate::model::cache::{Memory, saved};
+use crate::model::cache::Memory;
 use crate::model::config::Config;
 use crate::model::dit::Condition;
 use crate::model::patch::Grid;
@@ -386,9 +386,10 @@ impl World {
     }
 
     pub(super) fn state(&self) -> Result<RolloutState> {
-        let mut state = RolloutState::from([("text".to_owned(), self.text.tensor()?)]);
+        let mut state = RolloutState::new();
+        state.insert("text", self.text.tensor()?);
         if let Some(former) = &self.former {
-            state.insert("former".to_owned(), former.tensor()?);
+            state.insert("former", former.tensor()?);
         }
         self.past.save(&mut state)?;
         Ok(state)
@@ -397,10 +398,10 @@ impl World {
     pub(super) fn set_state(&mut self, state: &RolloutState) -> Result<()> {
         let networks = &self.networks;
         let embedding = |name| -> Result<Array> {
-            Ok(Array::from_tensor(&saved(state, name, &[networks.config.text])?.to_device(&networks.device)?)?)
+            Ok(Array::from_tensor(&state.tensor(name, &[networks.config.text])?.to_device(&networks.device)?)?)
         };
         let text = embedding("text")?;
-        let former = state.contains_key("former").then(|| embedding("former")).transpose()?;
+        let former = state.contains("former").then(|| embedding("former")).transpose()?;
         let past = Past::restore(networks, state, &self.dit_grid, &self.decoder_grid)?;
         (self.text, self.former, self.past, self.pending) = (text, former, past, None);
         Ok(())

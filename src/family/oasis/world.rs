@@ -10,7 +10,6 @@ use super::Networks;
 use super::config::Context;
 use super::dit::Seen;
 use super::schedule::{MAX_NOISE, steps};
-use crate::model::cache::saved;
 use crate::model::patch::{cells_to_tokens, tokens_to_cells};
 use crate::model::{Interrupt, RolloutState, StageTimes};
 use crate::{Error, Result};
@@ -177,7 +176,7 @@ impl World {
     pub(super) fn state(&self) -> Result<RolloutState> {
         let mut state = RolloutState::new();
         let position = Tensor::new(self.position as i64, &candle_core::Device::Cpu)?;
-        state.insert(POSITION.into(), position);
+        state.insert(POSITION, position);
         for (i, frame) in self.window.iter().enumerate() {
             state.insert(format!("{i}.latent"), frame.latent.clone());
             state.insert(format!("{i}.action"), frame.action.clone());
@@ -197,17 +196,17 @@ impl World {
     pub(super) fn set_state(&mut self, state: &RolloutState) -> Result<()> {
         let c = &self.networks.config.dit;
         let load = |name: String, shape: &[usize]| -> Result<Tensor> {
-            Ok(saved(state, &name, shape)?.to_device(&self.networks.device)?)
+            Ok(state.tensor(&name, shape)?.to_device(&self.networks.device)?)
         };
-        let position = saved(state, POSITION, &[])?.to_dtype(DType::I64)?.to_scalar::<i64>()?;
+        let position = state.tensor(POSITION, &[])?.to_dtype(DType::I64)?.to_scalar::<i64>()?;
         let (mut window, mut seen) = (VecDeque::new(), VecDeque::new());
-        while window.len() < c.max_frames && state.contains_key(&format!("{}.latent", window.len())) {
+        while window.len() < c.max_frames && state.contains(&format!("{}.latent", window.len())) {
             let i = window.len();
             let latent = load(format!("{i}.latent"), &[c.tokens(), c.patch()])?;
             let action = load(format!("{i}.action"), &[1, c.external_cond_dim])?;
             window.push_back(Frame { latent, action });
             // The newest frames may not have been seen yet.
-            if self.context == Context::Streaming && state.contains_key(&format!("{i}.0.keys")) {
+            if self.context == Context::Streaming && state.contains(&format!("{i}.0.keys")) {
                 let part = |layer, part| load(format!("{i}.{layer}.{part}"), &[c.tokens(), c.hidden_size]);
                 let layer = |layer| Ok([part(layer, "keys")?, part(layer, "values")?]);
                 seen.push_back((0..c.depth).map(layer).collect::<Result<Seen>>()?);

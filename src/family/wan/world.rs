@@ -10,7 +10,6 @@ use super::Networks;
 use super::dit::{Heard, Modulation, Place, Ring};
 use super::sampler::Level;
 use crate::family::layer::numbers;
-use crate::model::cache::saved;
 use crate::model::patch::{cells_to_tokens, tokens_to_cells};
 use crate::model::{Interrupt, RolloutState, StageTimes};
 use crate::{Error, Result};
@@ -238,17 +237,16 @@ impl World {
     }
 
     pub(super) fn save(&self, state: &mut RolloutState) -> Result<()> {
-        state.insert(TIME.into(), Tensor::new(&[self.time as i64, i64::from(self.stale)], &Device::Cpu)?);
+        state.insert(TIME, Tensor::new(&[self.time as i64, i64::from(self.stale)], &Device::Cpu)?);
         // An empty tensor cannot be saved: the row of zeros is what a text of no words says.
         let row = Tensor::zeros((1, self.text.dim(1)?), DType::F32, &Device::Cpu)?;
-        state.insert(TEXT.into(), Tensor::cat(&[&self.text, &row], 0)?);
+        state.insert(TEXT, Tensor::cat(&[&self.text, &row], 0)?);
         for (i, latent) in self.latents.iter().enumerate() {
             state.insert(format!("{i}.latent"), latent.contiguous()?);
         }
         for (layer, ring) in self.rings.iter().enumerate() {
             for (i, frame) in ring.iter().enumerate() {
-                state.insert(format!("{layer}.{i}.keys"), frame.keys()?.clone());
-                state.insert(format!("{layer}.{i}.values"), frame.values()?.clone());
+                state.insert_segment(format!("{layer}.{i}"), frame);
             }
         }
         Ok(())
@@ -257,17 +255,17 @@ impl World {
     pub(super) fn restore(&mut self, state: &RolloutState) -> Result<()> {
         let (c, tokens) = (&self.networks.config, self.tokens());
         let window = c.window(tokens);
-        let times = saved(state, TIME, &[2])?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+        let times = state.tensor(TIME, &[2])?.to_dtype(DType::I64)?.to_vec1::<i64>()?;
         let time = u64::try_from(times[0]).map_err(|e| Error::input(e.to_string()))?;
         let rows = state.get(TEXT).and_then(|text| text.dims().first().copied()).unwrap_or(0);
-        let text = saved(state, TEXT, &[rows, c.text_dim])?.narrow(0, 0, rows.saturating_sub(1))?;
-        let latents = (0..window).map_while(|i| Some(format!("{i}.latent")).filter(|name| state.contains_key(name)));
-        let latents = latents.map(|name| saved(state, &name, &[tokens, c.patch_len()])).collect::<Result<_>>()?;
+        let text = state.tensor(TEXT, &[rows, c.text_dim])?.narrow(0, 0, rows.saturating_sub(1))?;
+        let latents = (0..window).map_while(|i| Some(format!("{i}.latent")).filter(|name| state.contains(name)));
+        let latents = latents.map(|name| state.tensor(&name, &[tokens, c.patch_len()])).collect::<Result<_>>()?;
         let ring = |layer: usize| {
-            let there = |i: &usize| state.contains_key(&format!("{layer}.{i}.keys"));
+            let there = |i: &usize| state.contains_segment(&format!("{layer}.{i}"));
             let frame = |i: usize| {
-                let part = |part: &str| saved(state, &format!("{layer}.{i}.{part}"), &[tokens, c.dim]);
-                self.networks.dit.remembered(&part("keys")?, &part("values")?)
+                let pack = |keys: &Tensor, values: &Tensor| self.networks.dit.remembered(keys, values);
+                state.segment(&format!("{layer}.{i}"), &[tokens, c.dim], pack)
             };
             (0..window).take_while(there).map(frame).collect()
         };

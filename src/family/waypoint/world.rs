@@ -7,7 +7,6 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Networks;
 use super::dit::{Heard, Modulation, Ring};
-use crate::model::cache::saved;
 use crate::model::patch::{cells_to_tokens, tokens_to_cells};
 use crate::model::{Interrupt, RolloutState, StageTimes};
 use crate::{Error, Result};
@@ -161,11 +160,10 @@ impl World {
     }
 
     pub(super) fn save(&self, state: &mut RolloutState) -> Result<()> {
-        state.insert(TIME.into(), Tensor::new(self.time as i64, &Device::Cpu)?);
+        state.insert(TIME, Tensor::new(self.time as i64, &Device::Cpu)?);
         for (layer, ring) in self.rings.iter().enumerate() {
             for (i, frame) in ring.0.iter().enumerate() {
-                state.insert(format!("{layer}.{i}.keys"), frame.keys()?.clone());
-                state.insert(format!("{layer}.{i}.values"), frame.values()?.clone());
+                state.insert_segment(format!("{layer}.{i}"), frame);
             }
         }
         Ok(())
@@ -173,14 +171,14 @@ impl World {
 
     pub(super) fn restore(&mut self, state: &RolloutState) -> Result<()> {
         let c = &self.networks.config;
-        let time = saved(state, TIME, &[])?.to_dtype(DType::I64)?.to_scalar::<i64>()?;
+        let time = state.tensor(TIME, &[])?.to_dtype(DType::I64)?.to_scalar::<i64>()?;
         let time = u64::try_from(time).map_err(|e| Error::input(e.to_string()))?;
         let shape = [c.tokens(), c.kv_heads() * c.head_dim()];
         let ring = |layer: usize| {
-            let there = |i: &usize| *i < c.memory(layer).0 && state.contains_key(&format!("{layer}.{i}.keys"));
+            let there = |i: &usize| *i < c.memory(layer).0 && state.contains_segment(&format!("{layer}.{i}"));
             let frame = |i: usize| {
-                let part = |part: &str| saved(state, &format!("{layer}.{i}.{part}"), &shape);
-                self.networks.dit.remembered(&part("keys")?, &part("values")?)
+                state
+                    .segment(&format!("{layer}.{i}"), &shape, |keys, values| self.networks.dit.remembered(keys, values))
             };
             Ok(Ring((0..).take_while(there).map(frame).collect::<Result<_>>()?))
         };

@@ -62,7 +62,7 @@ fn new_words_begin_a_new_past_from_what_is_in_view() {
         dream(&mut world, 20..20 + age);
         world.set_text(text(&world.networks, words)).unwrap();
         let frames = dream(&mut world, 1..2);
-        (frames, world.state().unwrap().keys().filter(|name| name.starts_with("dit")).count())
+        (frames, world.state().unwrap().to_tensors().unwrap().keys().filter(|name| name.starts_with("dit")).count())
     };
     assert_eq!(after(90, 2, 7.0).1, after(90, 0, 7.0).1, "what was before is forgotten");
     assert!(after(90, 2, 1.0).1 > after(90, 2, 7.0).1, "the same words are not new");
@@ -116,7 +116,7 @@ fn memory_does_not_grow_with_age() {
     let mut most = |chunks: std::ops::Range<u64>| {
         let parts = chunks.map(|i| {
             dream(&mut world, i..i + 1);
-            world.state().unwrap().len()
+            world.state().unwrap().to_tensors().unwrap().len()
         });
         parts.max()
     };

@@ -1,0 +1,119 @@
+//! What decides a world's future, in memory and as tensors for a file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use candle_core::{DType, Tensor};
+
+use super::action::{CAMERA_DIM, Camera};
+use crate::kernel::KeyValues;
+use crate::{Error, Result};
+
+/// Everything of a [`Rollout`](super::Rollout) that decides its future, by name. It shares with the world what neither
+/// changes, so that a state costs little more than what the world has forgotten since.
+#[derive(Clone, Default)]
+pub struct RolloutState {
+    tensors: BTreeMap<String, Tensor>,
+    segments: BTreeMap<String, KeyValues>,
+}
+
+impl RolloutState {
+    /// A state of nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a tensor.
+    pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.tensors.insert(name.into(), tensor);
+    }
+
+    /// Adds what a layer remembers of a chunk or a frame.
+    pub fn insert_segment(&mut self, name: impl Into<String>, segment: &KeyValues) {
+        self.segments.insert(name.into(), segment.clone());
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Whether there is a segment of this name.
+    pub fn contains_segment(&self, name: &str) -> bool {
+        self.segments.contains_key(name) || self.contains(&format!("{name}.keys"))
+    }
+
+    /// A tensor.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it is missing or has another shape.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        match self.tensors.get(name) {
+            Some(tensor) if tensor.dims() == shape => Ok(tensor.contiguous()?),
+            _ => Err(unfit(name)),
+        }
+    }
+
+    /// A tensor of any shape.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// What a layer remembers, keys and values of this shape. From a file it is packed by `pack`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when it is missing or has another shape; those of `pack`.
+    pub fn segment(
+        &self,
+        name: &str,
+        shape: &[usize; 2],
+        pack: impl FnOnce(&Tensor, &Tensor) -> Result<KeyValues>,
+    ) -> Result<KeyValues> {
+        match self.segments.get(name) {
+            Some(segment) if segment.dims() == *shape => Ok(segment.clone()),
+            Some(_) => Err(unfit(name)),
+            None => {
+                let part = |part| self.tensor(&format!("{name}.{part}"), shape);
+                pack(&part("keys")?, &part("values")?)
+            }
+        }
+    }
+
+    /// A camera.
+    ///
+    /// # Errors
+    /// As of [`RolloutState::tensor`].
+    pub fn camera(&self, name: &str) -> Result<Camera> {
+        let values = self.tensor(name, &[CAMERA_DIM])?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        Ok(Camera::from_array(std::array::from_fn(|i| values[i])))
+    }
+
+    /// All of it as tensors, from which [`RolloutState::from_tensors`] makes the same state.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when there is not enough memory.
+    pub fn to_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = self.tensors.clone();
+        for (name, segment) in &self.segments {
+            let [keys, values] = segment.given()?;
+            tensors.insert(format!("{name}.keys"), keys);
+            tensors.insert(format!("{name}.values"), values);
+        }
+        Ok(tensors)
+    }
+
+    /// A state of these tensors.
+    pub fn from_tensors(tensors: BTreeMap<String, Tensor>) -> Self {
+        Self { tensors, segments: BTreeMap::new() }
+    }
+}
+
+impl fmt::Debug for RolloutState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.tensors.keys()).entries(self.segments.keys()).finish()
+    }
+}
+
+fn unfit(name: &str) -> Error {
+    Error::input(format!("the saved world is not of this model and size: it has no fitting '{name}'"))
+}
