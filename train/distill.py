@@ -19,9 +19,10 @@ import torch
 import data
 import engine
 from data import Episodes, pick, training_sets
-from dit import CUT, EDITED, Batches, Captions, Lessons, draw_kind, edited, evaluate, flops, sheet, walk_flops
+from dit import CUT, EDITED, Batches, Captions, Lessons, draw_kind, evaluate, flops, sheet, walk_flops
 from engine import Replay
 from export import load_model
+from geometry import edited
 from sharpen import sharpness
 from walk import Walkers, noised, weigh
 

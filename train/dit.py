@@ -14,7 +14,7 @@ import engine
 from data import Episodes, pick, to_float, training_sets
 from engine import Replay
 from export import load_model
-from geometry import camera
+from geometry import camera, edited
 from model import DiT, rms_norm
 from text import TextEncoder
 from vcn import psnr
@@ -117,11 +117,6 @@ class Lessons:
 def draw_kind(rng):
     """One of MIX, as often as it says."""
     return MIX[rng.choice(len(MIX), p=[m[0] for m in MIX])]
-
-
-def edited(controls):
-    """Whether a block is broken or placed in chunks of controls [..., F, 8]."""
-    return (controls[..., 6:8] > 0).flatten(-2).any(-1)
 
 
 def regression(model, vcn, z, past, controls, pitch, text, h, w, copies, sharp=False):

@@ -69,6 +69,7 @@ def fixture(folder, model=None):
     a[..., 2:4] = (torch.rand(1, chunks, 1, 2) > 0.7).float()
     a[..., 4] = 6 * torch.randn(1, chunks // 4, 1).repeat_interleave(4, 1).clamp(-1, 1)
     a[..., 5] = torch.randn(1, chunks, 1)
+    a[:, 6, -1, 6], a[:, 24, -1, 7] = 1, 1
     a[..., 8:] = torch.rand(1, chunks, f, c.controls - 8)
     pitch = torch.deg2rad(a[..., 5].flatten(1).cumsum(1)[:, f - 1 :: f])
     text = torch.randn(1, 2, c.text).repeat_interleave(chunks // 2, 1)

@@ -163,6 +163,16 @@ def look_up(images, nearness, then, now):
     return sample_at(images, x, y, focal, "bicubic").clamp(-1, 1), inside * ahead
 
 
+def edited(controls):
+    """Whether a block is broken or placed in chunks of controls [..., F, 8]."""
+    return (controls[..., 6:8] > 0).flatten(-2).any(-1)
+
+
+def unedited(controls):
+    """The same controls [..., F, actions] with no block broken or placed."""
+    return torch.cat([controls[..., :6], torch.zeros_like(controls[..., 6:8]), controls[..., 8:]], -1)
+
+
 class Views:
     """The frames that B worlds go on seeing: their last one, and key frames of other places, until they are left behind. Frames and
     their nearness are kept in half precision.
@@ -171,6 +181,7 @@ class Views:
     MOST = 6  # key frames
     TURN, WAY = math.radians(40), 1.0  # how far in radians or blocks from all others a key frame is taken
     FRESH, FAR = 1 / 8, 6  # of that: a frame so near to a key frame takes its place; one so far on foot forgets it
+    ASIDE = math.radians(70)  # when a block is broken or placed, key frames stay that were taken here and so far to the side
 
     def __init__(self, count, height, width, eye, device=None):
         self.eye = eye
@@ -186,12 +197,13 @@ class Views:
             kept[rows] = 0
         self.taken[rows] = -1
 
-    def add(self, frames, nearness, cameras):
-        """The last frame [B, 3, H, W] of every world and its nearness [B, H/CELL, W/CELL], taken by cameras [B, CAMERA]."""
+    def add(self, frames, nearness, cameras, edited):
+        """The last frame [B, 3, H, W] of every world and its nearness [B, H/CELL, W/CELL], taken by cameras [B, CAMERA]. What was seen
+        before of a place that was `edited` [B] since is forgotten."""
         view = frames.clamp(-1, 1).half().float(), nearness.clamp(min=0).half().float(), cameras
-        keys = self.cameras[:, 1:]
-        gone = (cameras[:, None] - keys)[..., 2:4].norm(dim=-1) > self.FAR * self.WAY
-        self.taken.masked_fill_(gone, -1)
+        turn, way = self._from(cameras)
+        stale = torch.where(edited[:, None], (turn < self.ASIDE) | (way >= self.WAY), way > self.FAR * self.WAY)
+        self.taken.masked_fill_(stale, -1)
         apart, nearest = self._apart(cameras).min(1)
         slots = torch.arange(self.MOST, device=nearest.device)
         replaced = (slots == nearest[:, None]) & (apart < self.FRESH)[:, None]
@@ -204,12 +216,16 @@ class Views:
         for kept, new in zip((self.frames, self.near, self.cameras), view):
             kept.copy_(torch.where(put.view(*put.shape, *[1] * (new.dim() - 1)), new[:, None], kept))
 
-    def _apart(self, cameras):
-        """How far cameras [B, CAMERA] are from every key frame [B, MOST], in TURN or WAY; infinitely if there is none."""
+    def _from(self, cameras):
+        """How far cameras [B, CAMERA] are from every key frame, each [B, MOST]: in radians and in blocks."""
         yaw, pitch, x, z, *_ = (cameras[:, None] - self.cameras[:, 1:]).unbind(-1)
         yaw = torch.remainder(yaw + math.pi, 2 * math.pi) - math.pi
-        apart = torch.maximum(torch.maximum(yaw.abs(), pitch.abs()) / self.TURN, torch.hypot(x, z) / self.WAY)
-        return apart.masked_fill(self.taken < 0, math.inf)
+        return torch.maximum(yaw.abs(), pitch.abs()), torch.hypot(x, z)
+
+    def _apart(self, cameras):
+        """How far cameras [B, CAMERA] are from every key frame [B, MOST], in TURN or WAY; infinitely if there is none."""
+        turn, way = self._from(cameras)
+        return torch.maximum(turn / self.TURN, way / self.WAY).masked_fill(self.taken < 0, math.inf)
 
     def see(self, cameras, most=MOST):
         """What cameras [B, F, CAMERA] see if nothing else moves [B, F, 3, H, W]: each pixel from the nearest key frame that knows it,

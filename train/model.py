@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from geometry import CELL, MOTION, Views, camera, grid_positions, ground, motion, pitched, reckon, turned, warp
+from geometry import CELL, MOTION, Views, camera, edited, grid_positions, ground, motion, pitched, reckon, turned, unedited, warp
 
 
 @dataclass
@@ -331,7 +331,7 @@ class VCN(nn.Module):
         cameras = pitched(reckon(controls.flatten(1, 2), start).unflatten(1, (t, f)), pitch)
         views, seen = Views(b, *frames.shape[-2:], self.c.eye, frames.device), []
         for i in range(1, t):
-            views.add(frames[:, i - 1], near[:, i - 1], cameras[:, i - 1, -1])
+            views.add(frames[:, i - 1], near[:, i - 1], cameras[:, i - 1, -1], edited(controls[:, i - 1]))
             seen.append(views.see(cameras[:, i], min(i, views.MOST)))
         return F.pad(self.encode(torch.stack(seen, 1), controls[:, 1:]).float(), (0, 0, 0, 0, 1, 0))
 
@@ -407,6 +407,7 @@ class DiT(nn.Module):
 
 
 RENEWED = 0.05  # signal level of a chunk that begins from what was foreseen of it
+EDIT_GUIDANCE = 2.5  # how far a chunk in which a block is broken or placed goes on from what it would be without
 
 
 def sample_levels(steps):
@@ -421,7 +422,8 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
     controls [B, T, F, 8], pitch [B, T], text [B, T, text], noise and context_eps [B, T, N, C]. Deterministic (DDIM, Song et al. 2021):
     x moves on the line between its noise and the present prediction. Finished latents are put back on their
     unit-RMS sphere and remembered at level 1 - context_noise. Where the text changes, the past ends: the chunk begins anew from
-    what was foreseen of it, made noisy (SDEdit, Meng et al. 2022), and is guided away from the words before. -> latents [B, T, N, C].
+    what was foreseen of it, made noisy (SDEdit, Meng et al. 2022), and is guided away from the words before. A chunk in which a block is
+    broken or placed is guided away from what it would be without. -> latents [B, T, N, C].
     """
     c, total = dit.c, controls.shape[1]
     latents, begin, start = first, 0, None
@@ -441,13 +443,18 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
             level = torch.full(context.shape[:2], 1 - c.context_noise, device=x.device)
             tau = torch.cat([level[:, :-1], torch.full_like(level[:, :1], now)], 1)
 
-            def predict(text):
-                return dit(context, level, context, tau, foreseen, *steering, text, h, w)[:, -1]
+            def predict(text, controls):
+                return dit(context, level, context, tau, foreseen, controls, steering[1], text, h, w)[:, -1]
 
-            clean = predict(text[:, begin : t + 1])
+            words, done = text[:, begin : t + 1], steering[0]
+            clean = predict(words, done)
             if t == begin and c.guidance > 1:
-                without = predict(text[:, t - 1 : t] if t else torch.zeros_like(text[:, :1]))
+                without = predict(text[:, t - 1 : t] if t else torch.zeros_like(words), done)
                 clean = without + c.guidance * (clean - without)
+            edit = edited(controls[:, t])
+            if t > begin and edit.any():
+                without = predict(words, torch.cat([done[:, :-1], unedited(done[:, -1:])], 1))
+                clean = torch.where(edit[:, None, None], without + EDIT_GUIDANCE * (clean - without), clean)
             x = clean if after == 1 else x + (after - now) / (1 - now) * (clean - x)
         latents = torch.cat([latents, rms_norm(x)[:, None]], 1)
     return latents

@@ -21,6 +21,7 @@ def test_a_cached_walk_is_the_rollout():
     b, t, h, w = 2, 14, 2, 3
     controls, pitch, text = torch.randn(b, t, 2, 8), 0.1 * torch.randn(b, t), torch.randn(b, 1, 12).expand(b, t, 12)
     controls[..., 4:6] *= 15  # degrees: enough for key frames
+    controls[..., 6:8] = 0  # a walk is not guided where blocks are edited
     noise, eps = torch.randn(2, b, t, h * w, c.latent)
     expected = rollout(dit, vcn, noise[:, :0], controls, pitch, text, noise, eps, h, w)
     foreseen = vcn.foreseen(expected, controls, pitch, h, w)
@@ -60,8 +61,8 @@ def test_a_place_is_seen_as_it_was_last():
         cam[0, 0], cam[0, 3] = yaw, forward
         return cam
 
-    def add(shade, cam):
-        views.add(torch.full((1, 3, size, size), shade), torch.zeros(1, size // CELL, size // CELL), cam)
+    def add(shade, cam, edited=False):
+        views.add(torch.full((1, 3, size, size), shade), torch.zeros(1, size // CELL, size // CELL), cam, torch.tensor([edited]))
         return (views.taken >= 0).sum().item()
 
     assert add(0.1, at(0.0)) == 1
@@ -72,6 +73,8 @@ def test_a_place_is_seen_as_it_was_last():
     assert (views.see(at(0.0)[:, None])[..., middle, middle] - 0.9).abs().max() < 0.01
     between = views.see(at(0.51)[:, None])[0, 0, 0, size // 2]
     assert (between[[2, -3]] - torch.tensor([0.9, 0.5])).abs().max() < 0.01, "each part from the key frame that knows it"
+    assert add(0.2, at(0.3), edited=True) == 1, "what was seen of a place before it was edited is forgotten"
+    assert add(0.5, at(1.8)) == 2 and add(0.2, at(0.3), edited=True) == 2, "but not what lies aside"
     assert add(0.3, at(0.0, forward=7.0)) == 1, "what is far behind is forgotten"
     views.forget([0])
     assert (views.see(at(0.0)[:, None]) == 0).all() and add(0.1, at(3.0)) == 1

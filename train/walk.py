@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from data import to_float
 from engine import Replay
-from geometry import CAMERA, Views, camera, grid_positions, motion, pitched, reckon
+from geometry import CAMERA, Views, camera, edited, grid_positions, motion, pitched, reckon
 from model import control_features, rms_norm, rollout, rope_tables, sample_levels
 
 FURTHEST = 160  # chunks that a world walks before it begins anew
@@ -107,7 +107,7 @@ class Walks:
     """B worlds that walk in step, each of its own age; `model.rollout` with the work of the past kept.
 
     Keys, values and remembered latents of the newest chunks and the frames in view stay; gradients reach the last denoising
-    step of a chunk alone, as the past is taken as given (Self Forcing, Huang et al. 2025). `watching` are DiTs that remember the
+    step of a chunk alone, as the past is taken as given (Self Forcing, Huang et al. 2025). Edits are not guided. `watching` are DiTs that remember the
     same worlds and dream nothing.
     """
 
@@ -194,7 +194,7 @@ class Walks:
         frames = vcn.draw(told, controls[:, None], self.h, self.w)[:, 0].float()
         self.drawn.add(kept, camera)
         near = vcn.nearness(told, controls[:, None], pitch[:, None], self.h, self.w)[:, 0]
-        self.views.add(frames[:, -1], near, pitched(camera[:, None], pitch)[:, 0])
+        self.views.add(frames[:, -1], near, pitched(camera[:, None], pitch)[:, 0], edited(controls))
         self.cameras.copy_(camera)
         self.age += 1
         return frames

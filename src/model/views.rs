@@ -23,6 +23,8 @@ const WAY: f64 = 1.0;
 const FRESH: f64 = 1.0 / 8.0;
 /// A key frame so many blocks away is forgotten.
 const FAR: f64 = 6.0;
+/// When a block is broken or placed, key frames stay that were taken here and so many degrees to the side: they do not show it.
+const ASIDE: f64 = 70.0;
 
 /// The frames that a world goes on seeing: its last one, and key frames of other places until they are left behind.
 /// Twin of `Views` in `train/geometry.py`.
@@ -93,9 +95,14 @@ impl Seen {
 
 /// How far apart two cameras are, of what takes a key frame.
 fn apart(a: &Camera, b: &Camera) -> f64 {
+    (turn(a, b) / TURN).max(way(a, b) / WAY)
+}
+
+/// Degrees between two cameras.
+fn turn(a: &Camera, b: &Camera) -> f64 {
     let ([yaw, pitch, ..], [other_yaw, other_pitch, ..]) = (a.to_array(), b.to_array());
     let turn = (yaw - other_yaw + TAU / 2.0).rem_euclid(TAU) - TAU / 2.0;
-    (turn.abs().max((pitch - other_pitch).abs()) / TURN.to_radians()).max(way(a, b) / WAY)
+    turn.abs().max((pitch - other_pitch).abs()).to_degrees()
 }
 
 /// Blocks between two cameras.
@@ -111,13 +118,16 @@ impl Views {
     }
 
     /// Takes the last frame of cells `[height, width, frames * 3 * side * side]` and its nearness `[height, width]`, that `camera`
-    /// sees.
+    /// sees. What was seen before of a place that was `edited` since is forgotten.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] when they do not fit each other.
-    pub fn add(&mut self, cells: &Array, nearness: &Array, camera: Camera, side: usize) -> Result<()> {
+    pub fn add(&mut self, cells: &Array, nearness: &Array, camera: Camera, edited: bool, side: usize) -> Result<()> {
         let seen = Seen::new(cells, nearness, camera, side)?;
-        self.keys.retain(|key| way(&camera, &key.camera) <= FAR);
+        self.keys.retain(|Seen { camera: other, .. }| match edited {
+            true => way(&camera, other) < WAY && turn(&camera, other) >= ASIDE,
+            false => way(&camera, other) <= FAR,
+        });
         let distances = self.keys.iter().map(|key| apart(&camera, &key.camera)).enumerate();
         let (index, nearest) = distances.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::INFINITY));
         if nearest < FRESH {
@@ -275,7 +285,7 @@ mod tests {
 
     fn seen(draw: impl Fn(usize, usize) -> f32, camera: Camera) -> impl Fn(usize, usize) -> f32 {
         let mut views = Views::default();
-        views.add(&frame(draw), &flat(EYE), Camera::default(), SIDE).unwrap();
+        views.add(&frame(draw), &flat(EYE), Camera::default(), false, SIDE).unwrap();
         red(&views, camera)
     }
 
@@ -300,7 +310,7 @@ mod tests {
         assert!(brightest((0..SIZE).map(|x| column(x, 28))) < 8);
         // but not where the camera stands
         let mut views = Views::default();
-        views.add(&frame(|_, y| y as f32 / SIZE as f32), &flat(0.0), Camera::default(), SIDE).unwrap();
+        views.add(&frame(|_, y| y as f32 / SIZE as f32), &flat(0.0), Camera::default(), false, SIDE).unwrap();
         let [still, walked] =
             [Camera::default(), walked].map(|camera| views.see(&[camera], 0.0, &Device::Cpu).unwrap().unwrap());
         assert_eq!(still[..], walked[..]);
@@ -315,7 +325,7 @@ mod tests {
             cells.for_each(|(i, near)| *near = if post(i % CELLS * SIDE) { 1.0 } else { 0.1 });
         });
         let mut views = Views::default();
-        views.add(&frame(|x, _| if post(x) { 1.0 } else { -1.0 }), &nearness, Camera::default(), SIDE).unwrap();
+        views.add(&frame(|x, _| if post(x) { 1.0 } else { -1.0 }), &nearness, Camera::default(), false, SIDE).unwrap();
         let step = Controls { strafe: 1.0, ..Controls::default() };
         let stepped = red(&views, Camera::default().after(&[step; 2]));
         let expected = 15.5 - 0.43 * FOCAL * SIZE as f32;
@@ -326,7 +336,7 @@ mod tests {
         let rows = |near: f32| {
             let mut views = Views::default();
             let all = self::near(|out| out.fill(near));
-            views.add(&frame(|_, y| f32::from(u8::from(y == 16))), &all, Camera::default(), SIDE).unwrap();
+            views.add(&frame(|_, y| f32::from(u8::from(y == 16))), &all, Camera::default(), false, SIDE).unwrap();
             let jumped = red(&views, Camera::default().after(&[Controls { jump: true, ..Controls::default() }]));
             brightest((0..SIZE).map(|y| jumped(16, y)))
         };
@@ -347,7 +357,7 @@ mod tests {
         let stripe = |x: usize, _: usize| f32::from(u8::from(x == 16));
         for yaw in steps {
             let drawn = if yaw == 0.0 { frame(stripe) } else { frame(|_, _| -0.5) };
-            views.add(&drawn, &flat(EYE), look([yaw, 0.0]), SIDE).unwrap();
+            views.add(&drawn, &flat(EYE), look([yaw, 0.0]), false, SIDE).unwrap();
         }
         // half a turn back the old middle is out of the last frame, and a whole circle is the same direction
         for back in [0.0, 360.0, -360.0] {
@@ -359,8 +369,13 @@ mod tests {
         let shape = [SIZE / SIDE, SIZE / SIDE, RGB * SIDE * SIDE];
         let restored = Views::restore(&state, &shape, SIDE).unwrap();
         assert!(red(&restored, look([0.0; 2]))(16, 16) > 0.9);
+        let mut edited = views.clone();
+        edited.add(&frame(|_, _| 0.5), &flat(EYE), look([-20.0, -9.0]), true, SIDE).unwrap();
+        let middle = |yaw: f32| red(&edited, look([yaw, 0.0]))(16, 20);
+        assert!((middle(0.0) - 0.5).abs() < 1e-3, "what is new there is in no frame of before: {}", middle(0.0));
+        assert!((middle(60.0) + 0.5).abs() < 1e-3, "but what is aside is as it was: {}", middle(60.0));
         let gone = look([90.0, 0.0]).after(&[Controls { forward: 1.0, ..Controls::default() }; 29]);
-        views.add(&frame(|_, _| -0.5), &flat(EYE), gone, SIDE).unwrap();
+        views.add(&frame(|_, _| -0.5), &flat(EYE), gone, false, SIDE).unwrap();
         assert!(red(&views, look([0.0; 2]))(16, 16) < 0.0);
     }
 }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use super::Networks;
 use super::past::Past;
 use crate::kernel::{Array, cells_to_frames, frames_to_cells};
@@ -51,6 +53,8 @@ struct Pending {
     context_noise: f32,
     condition: Condition,
     camera: Camera,
+    /// Whether a block is broken or placed in it.
+    edited: bool,
     decoder: Kept,
     /// Whether the past before it is to be forgotten.
     renewed: bool,
@@ -65,6 +69,19 @@ struct Beginning {
     foreseen: Array,
     /// The words that it is guided away from if it has no past.
     unwanted: Array,
+}
+
+/// How far a chunk in which a block is broken or placed goes on from what it would be without. As in `train/model.py`.
+const EDIT_GUIDANCE: f32 = 2.5;
+
+/// The same controls with no block broken or placed.
+fn unedited(controls: &[Controls]) -> SmallVec<[Controls; 4]> {
+    controls.iter().map(|&c| Controls { break_block: false, place_block: false, ..c }).collect()
+}
+
+/// Whether a block is broken or placed under `controls`.
+fn edited(controls: &[Controls]) -> bool {
+    controls.iter().any(|c| c.break_block || c.place_block)
 }
 
 impl World {
@@ -173,6 +190,7 @@ impl World {
             context_noise,
             condition,
             camera,
+            edited: edited(controls),
             decoder: drawn.remembered,
             renewed: false,
         };
@@ -211,22 +229,27 @@ impl World {
         let Beginning { past, levels, x, foreseen, unwanted } = self.begin(foreseen, noise)?;
         let past = past.as_ref().unwrap_or(&self.past);
         let taus: Levels = levels.iter().copied().chain([1.0 - context_noise]).collect();
-        let conditions = |text: &Array| networks.dit.conditions(&taus, &networks.dit.prompt(text, &features, &camera)?);
-        let prompted = conditions(&self.text)?;
-        let known = past.chunk(&networks, &camera, &self.dit_grid, &foreseen)?;
-        let latent = if past.is_empty() && guidance > 1.0 {
-            let unprompted = conditions(&unwanted)?;
-            sample(x, &levels, |x, i| {
-                self.interrupt.check()?;
-                let [with, without] = [&prompted, &unprompted].map(|c| networks.dit.denoise(x, &c.at(i)?, &known));
-                guided(&with?, without?, guidance)
-            })?
-        } else {
-            sample(x, &levels, |x, i| {
-                self.interrupt.check()?;
-                networks.dit.denoise(x, &prompted.at(i)?, &known)
-            })?
+        let conditions = |text: &Array, features: &Array| {
+            networks.dit.conditions(&taus, &networks.dit.prompt(text, features, &camera)?)
         };
+        let prompted = conditions(&self.text, &features)?;
+        // What it is guided away from, and how far.
+        let away = if past.is_empty() && guidance > 1.0 {
+            Some((conditions(&unwanted, &features)?, guidance))
+        } else if !past.is_empty() && edited(controls) {
+            Some((conditions(&self.text, &networks.controls(&unedited(controls))?)?, EDIT_GUIDANCE))
+        } else {
+            None
+        };
+        let known = past.chunk(&networks, &camera, &self.dit_grid, &foreseen)?;
+        let latent = sample(x, &levels, |x, i| {
+            self.interrupt.check()?;
+            let with = networks.dit.denoise(x, &prompted.at(i)?, &known)?;
+            match &away {
+                None => Ok(with),
+                Some((other, far)) => guided(&with, networks.dit.denoise(x, &other.at(i)?, &known)?, *far),
+            }
+        })?;
         let condition = prompted.at(levels.len())?;
         drop(known);
         self.times.denoise = start.elapsed();
@@ -242,6 +265,7 @@ impl World {
             context_noise,
             condition,
             camera,
+            edited: edited(controls),
             decoder: remembered,
             renewed: self.former.is_some(),
         });
@@ -301,7 +325,7 @@ impl World {
         self.past.before.swap(0, 1);
         self.past.before[0] = latent;
         self.past.camera = chunk.camera;
-        self.past.views.add(&chunk.cells, &chunk.nearness, chunk.camera, Config::CELL)?;
+        self.past.views.add(&chunk.cells, &chunk.nearness, chunk.camera, chunk.edited, Config::CELL)?;
         self.times.commit = start.elapsed();
         Ok(())
     }
