@@ -407,7 +407,7 @@ class DiT(nn.Module):
 
 
 RENEWED = 0.05  # signal level of a chunk that begins from what was foreseen of it
-EDIT_GUIDANCE = 2.5  # how far a chunk in which a block is broken or placed goes on from what it would be without
+EDIT_GUIDANCE = 3.0  # how far a chunk in which a block is broken or placed goes on from what it would be without
 
 
 def sample_levels(steps):

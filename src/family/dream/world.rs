@@ -72,7 +72,7 @@ struct Beginning {
 }
 
 /// How far a chunk in which a block is broken or placed goes on from what it would be without. As in `train/model.py`.
-const EDIT_GUIDANCE: f32 = 2.5;
+const EDIT_GUIDANCE: f32 = 3.0;
 
 /// The same controls with no block broken or placed.
 fn unedited(controls: &[Controls]) -> SmallVec<[Controls; 4]> {
