@@ -1,0 +1,118 @@
+"""Teaches a DiT to break and place blocks, and to dream all else as it did.
+
+    python train/edits.py --model models/overworld --data data/build --held-out data/heldout --out runs/edits
+
+What is broken or placed is a small part of few chunks, and a stage that only makes dreams likely (distill.py) hardly misses it. Here the chunk
+of an edit learns from the recording, and every other from the DiT as it was (learning without forgetting, Li & Hoiem 2016), so that
+walks stay as sharp as they were. Half of the clips go on from an edit as the DiT itself makes it. They are long: what is not kept of
+a long past is forgotten, and an edit fades.
+"""
+
+import argparse
+import copy
+from functools import partial
+
+import numpy as np
+import torch
+
+import data
+import engine
+from data import Episodes, pick, training_sets
+from dit import CONTEXT_NOISE, Batches, Captions, flops
+from export import load_model
+from geometry import edited, unedited
+from model import EDIT_GUIDANCE, rms_norm
+from walk import noised
+
+RATE = 8e-4
+CHUNKS, CLIPS, COPIES = 20, 2, 2  # chunks a clip, clips of --batch 4, noisy copies of each
+COUNTS = 3  # times as much counts the chunk of an edit
+OWN = 0.5  # of the clips go on from edits as the DiT makes them
+
+
+def lesson(model, before, vcn, z, controls, pitch, text, h, w, copies):
+    """The loss of clips z [B, T, N, C] whose edits are learned from them and the rest from the DiT `before`; then the mean errors from pure noise
+    in chunks of an edit, of `model` and `before`, and how far `model` is from `before` elsewhere."""
+    rand = partial(torch.rand, device=z.device)
+    edit = edited(controls)
+    edit[:, 0] = False  # what was there before is not known
+    context_tau = 1 - CONTEXT_NOISE * rand(z.shape[:2])
+    with torch.no_grad():
+        given = noised(z, context_tau), context_tau, torch.randn_like(z), torch.zeros_like(context_tau), vcn.foreseen(z, controls, pitch, h, w)
+        with_it, without = (model(*given, a, pitch, text, h, w).float() for a in (controls, unedited(controls)))
+        made = rms_norm(without + EDIT_GUIDANCE * (with_it - without))
+        own = edit & (rand(len(z), 1) < OWN)
+        past = torch.where(own[..., None, None], made, z)
+        foreseen = vcn.foreseen(past, controls, pitch, h, w)
+    edit = edit.repeat(copies, 1)
+    tau = rand(copies * len(z), z.shape[1]) ** 1.3
+    tau[: len(z)] = 0
+    true = z.repeat(copies, 1, 1, 1)
+    given = noised(past, context_tau), context_tau, noised(true, tau), tau, foreseen, controls, pitch, text, h, w
+    with torch.no_grad():
+        kept = before(*given).float()
+    clean = model(*given).float()
+    error = (clean - torch.where(edit[..., None, None], true, kept)).square().mean((2, 3))
+    loss = (error * torch.where(edit, COUNTS, 1)).mean()
+    with torch.no_grad():
+        blind = edit & (tau == 0)
+        mean = lambda e, where: (e * where).sum() / where.sum().clamp(min=1)  # noqa: E731
+        return loss, mean(error, blind), mean((kept - true).square().mean((2, 3)), blind), mean(error, ~edit)
+
+
+@torch.no_grad()
+@torch.random.fork_rng()
+def evaluate(dit, before, batches, held_out, clips=8):
+    """Errors from pure noise in held-out chunks of an edit, of `dit` and `before`."""
+    rng, batches.rng = batches.rng, np.random.default_rng(2)
+    torch.manual_seed(2)
+    errors = []
+    for _ in range(clips // CLIPS):
+        _, z, a, pitch, text, grid = batches.draw(held_out, CLIPS, CHUNKS, mirror=False, edits=1.0)
+        errors.append(torch.stack(lesson(dit, before, batches.vcn, z, a, pitch, text, *grid, 1)[1:]))
+    batches.rng = rng
+    return dict(zip(("edits", "before", "elsewhere"), torch.stack(errors).mean(0).tolist()))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    engine.arguments(p)
+    data.arguments(p)
+    p.add_argument("--model", required=True, help="model folder with the exported VCN, DiT and text encoder")
+    p.add_argument("--compile", action="store_true", help="torch.compile: some minutes to begin with, then a third faster")
+    p.add_argument("--batch", type=int, default=4, help="twice the clips of a step, over all processes")
+    args = p.parse_args()
+
+    world = engine.World()
+    torch.manual_seed(args.seed)
+    c, vcn, dit = load_model(args.model, world.device)
+    before = copy.deepcopy(dit)
+    if args.init:
+        dit.load_state_dict(load_model(args.init)[2].state_dict())
+    dit.requires_grad_(True)
+    run = engine.Run(args.out, dit, args, world, RATE)
+    torch.manual_seed(args.seed + 1000 * run.step + world.rank)
+    rng = np.random.default_rng([args.seed, run.step, world.rank])
+    sets, held_out = training_sets(args, c, world.device), Episodes(args.held_out, actions=c.actions)
+    captions = Captions(args.model, [*sets, held_out], world.device)
+    batches = Batches(vcn, captions, rng, world.device)
+    compiled = partial(torch.compile, dynamic=False) if args.compile else lambda model: model
+    model, was = compiled(dit), compiled(before)
+    clips = max(1, round(CLIPS * args.batch / 4 / world.size))
+    while run.running():
+        _, z, a, pitch, text, grid = batches.draw(pick(sets, rng), clips, CHUNKS, edits=1.0)
+        with world.precision():
+            loss, edits, unknown, elsewhere = lesson(model, was, vcn, z, a, pitch, text, *grid, COPIES)
+        loss.backward()
+        spent = flops(c, clips * world.size, CHUNKS, COPIES) * 7 / 4
+        run.update(spent, {"loss": loss.detach(), "edits": edits, "before": unknown, "elsewhere": elsewhere})
+        if run.step % 100 == 0 and world.rank == 0:
+            run.report(evaluate(run.ema, before, batches, held_out))
+    run.save()
+    if world.rank == 0:
+        run.report(evaluate(run.ema, before, batches, held_out))
+        engine.plot(args.out, ["loss", "edits", "elsewhere", "held_edits"])
+
+
+if __name__ == "__main__":
+    main()
