@@ -87,7 +87,9 @@ impl Rollout for Walk {
     }
 
     fn state(&self) -> Result<RolloutState> {
-        Ok([("walk".into(), Tensor::new(&self.past, &Device::Cpu)?)].into())
+        let mut state = RolloutState::new();
+        state.insert("walk", Tensor::new(&self.past, &Device::Cpu)?);
+        Ok(state)
     }
 
     fn set_state(&mut self, state: &RolloutState) -> Result<()> {
