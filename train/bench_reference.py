@@ -3,9 +3,12 @@
     pip install onnx onnxscript onnxruntime
     cargo build --bin dream
     python train/bench_reference.py --model models/overworld --dream target/debug/dream
+    cargo bench --profile dev --no-default-features --features cli --bench kernels -- linear
+    python train/bench_reference.py --kernels target/criterion
 
 Every round measures each of them in turn, on an otherwise idle machine; the table shows medians over the rounds. All
-use f32, the same number of threads, and a memory of earlier chunks that is full and kept between steps.
+use f32 but for one row, the same number of threads, and a memory of earlier chunks that is full and kept between steps. The
+second table is of single products on the model's shapes, as `benches/kernels.rs` has just timed them, and as others are now.
 """
 
 import argparse
@@ -23,6 +26,13 @@ import torch.nn.functional as F
 from export import load_model
 from geometry import CAMERA, CELL, camera, grid_positions, ground, look_up, motion, reckon, reproject
 from model import control_features, rms_norm, rope_tables
+
+# Rows, inputs and outputs of every kind of layer, and how many of it take turns: as in benches/kernels.rs.
+LAYERS = {
+    "qkv": (64, 256, 768), "proj": (64, 256, 256), "fc1": (64, 256, 1024), "fc2": (64, 1024, 256), "patch_in": (64, 96, 256),
+    "patch_out": (64, 256, 32), "dec_out": (1024, 64, 144), "ada": (3, 128, 12288),
+}  # fmt: skip
+TURNS = 16
 
 
 class Cached(nn.Module):
@@ -120,18 +130,65 @@ def seconds(run, repeats=20):
     return statistics.median(times)
 
 
+def session(path, threads):
+    """ONNX Runtime's of a file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def products(rows, inputs, outputs, threads):
+    """GFLOP/s of ONNX Runtime and of PyTorch at products of that shape whose weights take turns."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    x, weights = torch.randn(rows, inputs), [torch.randn(inputs, outputs) for _ in range(TURNS)]
+    nodes = [helper.make_node("MatMul", ["x", f"w{i}"], [f"y{i}"]) for i in range(TURNS)]
+    made = [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, [rows, outputs]) for i in range(TURNS)]
+    held = [numpy_helper.from_array(w.numpy(), f"w{i}") for i, w in enumerate(weights)]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, inputs])
+    path = str(Path(tempfile.mkdtemp()) / "products.onnx")
+    graph = helper.make_graph(nodes, "products", [given], made, held)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    onnx = session(path, threads)
+    runs = lambda: onnx.run(None, {"x": x.numpy()}), lambda: [x @ w for w in weights]  # noqa: E731
+    return [2 * TURNS * rows * inputs * outputs / seconds(run, 60) / 1e9 for run in runs]
+
+
+def kernels(folder, threads):
+    """Prints the table of single products; ours and candle's were timed by criterion."""
+    print(f"GFLOP/s, {threads} threads\n")
+    print("| layer | shape | ours | candle | ONNX Runtime | PyTorch | ours over candle | over ONNX Runtime |\n|---|---|---|---|---|---|---|---|")
+    for name, shape in LAYERS.items():
+        rates = []
+        for whose in ("ours", "candle"):
+            estimate = json.loads((folder / "linear" / whose / name / "new" / "estimates.json").read_text())
+            rates.append(2 * shape[0] * shape[1] * shape[2] / estimate["median"]["point_estimate"])
+        rates += products(*shape, threads)
+        ours, candle, onnx, _ = rates
+        cells = [f"{rate:.0f}" for rate in rates] + [f"{ours / candle:.2f}", f"{ours / onnx:.2f}"]
+        print(f"| {name} | {'×'.join(map(str, shape))} | {' | '.join(cells)} |", flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--model", required=True, help="model folder")
-    p.add_argument("--dream", required=True, help="the dream tool")
+    p.add_argument("--model", help="model folder")
+    p.add_argument("--dream", help="the dream tool")
+    p.add_argument("--kernels", type=Path, help="what criterion has measured: then single products are compared instead")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--rounds", type=int, default=5)
     args = p.parse_args()
-    import onnxruntime
+    if not args.kernels and not (args.model and args.dream):
+        p.error("--model and --dream, or --kernels")
 
     torch.set_num_threads(args.threads)
     torch.set_grad_enabled(False)
     torch.manual_seed(0)
+    if args.kernels:
+        return kernels(args.kernels, args.threads)
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     c, vcn, dit = load_model(args.model)
     h, w = c.height // c.patch, c.width // c.patch
     step = Step(dit, h, w)
@@ -146,13 +203,13 @@ def main():
 
     path = str(Path(tempfile.mkdtemp()) / "step.onnx")
     torch.onnx.export(step, one, path, dynamo=True)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), one)}
-    error = abs(session.run(None, feed)[0] - step(*one).numpy()).max()
+    onnx = session(path, args.threads)
+    feed = {i.name: t.numpy() for i, t in zip(onnx.get_inputs(), one)}
+    error = abs(onnx.run(None, feed)[0] - step(*one).numpy()).max()
     if error > 1e-3:
         raise SystemExit(f"error: ONNX Runtime computes something else ({error:.1e} off)")
+    quantize_dynamic(path, f"{path}.int8", weight_type=QuantType.QInt8, per_channel=True)
+    onnx8 = session(f"{path}.int8", args.threads)
     compiled_step, compiled_chunk = torch.compile(step), torch.compile(chunk)
 
     a = torch.randn(2048, 2048)
@@ -160,7 +217,8 @@ def main():
     runs = {
         ("PyTorch eager", "step"): lambda: step(*one),
         ("PyTorch compiled", "step"): lambda: compiled_step(*one),
-        ("ONNX Runtime", "step"): lambda: session.run(None, feed),
+        ("ONNX Runtime", "step"): lambda: onnx.run(None, feed),
+        ("ONNX Runtime, 8 bits", "step"): lambda: onnx8.run(None, feed),
         ("PyTorch eager", "chunk"): lambda: chunk(*whole),
         ("PyTorch compiled", "chunk"): lambda: compiled_chunk(*whole),
     }
