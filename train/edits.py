@@ -5,7 +5,8 @@
 What is broken or placed is a small part of few chunks, and a stage that only makes dreams likely (distill.py) hardly misses it. Here the chunk
 of an edit learns from the recording, and every other from the DiT as it was (learning without forgetting, Li & Hoiem 2016), so that
 walks stay as sharp as they were. Half of the clips go on from an edit as the DiT itself makes it. They are long: what is not kept of
-a long past is forgotten, and an edit fades.
+a long past is forgotten, and an edit fades. Worlds that the DiT walks by itself go on beside them, asked as after their past and as if
+they had none, for what is kept for recordings alone is lost where a walk has strayed from them.
 """
 
 import argparse
@@ -18,16 +19,18 @@ import torch
 import data
 import engine
 from data import Episodes, pick, training_sets
-from dit import CONTEXT_NOISE, Batches, Captions, flops
+from dit import CONTEXT_NOISE, Batches, Captions, flops, walk_flops
 from export import load_model
 from geometry import edited, unedited
 from model import EDIT_GUIDANCE, rms_norm
-from walk import noised
+from walk import Walkers, noised
 
-RATE = 8e-4
+RATE = 5e-4
 CHUNKS, CLIPS, COPIES = 20, 2, 2  # chunks a clip, clips of --batch 4, noisy copies of each
 COUNTS = 3  # times as much counts the chunk of an edit
 OWN = 0.5  # of the clips go on from edits as the DiT makes them
+WORDLESS = 0.3  # of the chunks without a past have no words either, for guidance
+WALKED, FURTHEST = 4, 240  # chunks that a world walks in a step, and before it begins anew
 
 
 def lesson(model, before, vcn, z, controls, pitch, text, h, w, copies):
@@ -60,6 +63,27 @@ def lesson(model, before, vcn, z, controls, pitch, text, h, w, copies):
         return loss, mean(error, blind), mean((kept - true).square().mean((2, 3)), blind), mean(error, ~edit)
 
 
+def keeping(walks, now, noise):
+    """The error against the DiT that watches [], over a chunk of every world as the DiT itself dreams it from `noise` [B, N, C], with a gradient;
+    and the chunk [B, N, C]. Steering `now` as in `Walks.step`."""
+    (before,) = walks.watching
+    rand = partial(torch.rand, device=noise.device)
+    with torch.no_grad():
+        z = walks.step(*now, noise)
+    loss = 0
+    for alone in (False, True):
+        tau = torch.where(rand(len(z)) < 0.5, 0, rand(len(z)))
+        noisy, text, asked = noised(z, tau), now[2], ~edited(now[0])
+        if alone:
+            text, asked = torch.where(rand(len(z), 1) < WORDLESS, 0.0, text), torch.ones_like(asked)
+        steering = *now[:2], text, *now[3:]
+        with torch.no_grad():
+            kept = walks.predict(noisy, tau, *steering, before, alone=alone)
+        error = walks.predict(noisy, tau, *steering, alone=alone) - kept
+        loss = loss + (error.square().mean((1, 2)) * asked).mean()
+    return loss, z
+
+
 @torch.no_grad()
 @torch.random.fork_rng()
 def evaluate(dit, before, batches, held_out, clips=8):
@@ -81,6 +105,7 @@ def main():
     p.add_argument("--model", required=True, help="model folder with the exported VCN, DiT and text encoder")
     p.add_argument("--compile", action="store_true", help="torch.compile: some minutes to begin with, then a third faster")
     p.add_argument("--batch", type=int, default=4, help="twice the clips of a step, over all processes")
+    p.add_argument("--worlds", type=int, default=8, help="worlds that walk, over all processes")
     args = p.parse_args()
 
     world = engine.World()
@@ -99,19 +124,28 @@ def main():
     compiled = partial(torch.compile, dynamic=False) if args.compile else lambda model: model
     model, was = compiled(dit), compiled(before)
     clips = max(1, round(CLIPS * args.batch / 4 / world.size))
+    worlds = max(1, args.worlds // world.size)
+    walkers = Walkers(dit, vcn, captions, sets[0], worlds, WALKED, rng, world.device, furthest=FURTHEST, watching=(before,))
     while run.running():
         _, z, a, pitch, text, grid = batches.draw(pick(sets, rng), clips, CHUNKS, edits=1.0)
         with world.precision():
             loss, edits, unknown, elsewhere = lesson(model, was, vcn, z, a, pitch, text, *grid, COPIES)
         loss.backward()
-        spent = flops(c, clips * world.size, CHUNKS, COPIES) * 7 / 4
-        run.update(spent, {"loss": loss.detach(), "edits": edits, "before": unknown, "elsewhere": elsewhere})
+        for true, now, given, known in walkers.follow():
+            with world.precision():
+                now = *now, walkers.walks.foresee(*now[:2])
+                walked, z = keeping(walkers.walks, now, torch.randn_like(true))
+            (walked / WALKED).backward()
+            with world.precision():
+                walkers.advance(z, now, given, known)
+        spent = flops(c, clips * world.size, CHUNKS, COPIES) * 7 / 4 + 2 * walk_flops(c, worlds * world.size, WALKED, 2)
+        run.update(spent, {"loss": loss.detach(), "edits": edits, "before": unknown, "elsewhere": elsewhere, "walked": walked.detach()})
         if run.step % 100 == 0 and world.rank == 0:
             run.report(evaluate(run.ema, before, batches, held_out))
     run.save()
     if world.rank == 0:
         run.report(evaluate(run.ema, before, batches, held_out))
-        engine.plot(args.out, ["loss", "edits", "elsewhere", "held_edits"])
+        engine.plot(args.out, ["loss", "edits", "elsewhere", "walked", "held_edits"])
 
 
 if __name__ == "__main__":
