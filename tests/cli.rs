@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use bevy_dream::kernel::Isa;
 use bevy_dream::video::{load_image, save_png};
 use bevy_dream::{Frame, FrameSize};
 use serde_json::Value;
@@ -151,6 +152,23 @@ fn render_refuses_bad_input_in_one_line() {
         assert!(line.contains(part), "{more:?} gave {line}");
     }
     assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn an_instruction_set_that_is_not_there_is_one_clear_line() {
+    let bench = |isa: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dream"));
+        command.args(["bench", "--seconds", "2", "--threads", "1", "--json"]).args(SMALL);
+        command.env("BEVY_DREAM_ISA", isa).output().unwrap()
+    };
+    let lacking = Isa::of_cpu().all(|isa| isa != Isa::Avx512).then_some(("avx512", "this CPU has no avx512"));
+    for (isa, part) in [("mmx", "BEVY_DREAM_ISA: 'mmx'"), ("", "choose")].into_iter().chain(lacking) {
+        let output = bench(isa);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && line.lines().count() == 1 && line.contains(part), "{isa}: {line}");
+    }
+    let report: Value = serde_json::from_slice(&bench("portable").stdout).unwrap();
+    assert_eq!((&report["isa"], &report["device"]), (&"portable".into(), &"cpu".into()));
 }
 
 #[test]

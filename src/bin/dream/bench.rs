@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bevy_dream::checkpoint;
-use bevy_dream::kernel::{ThreadPool, gemm_peak_gflops};
+use bevy_dream::checkpoint::{self, DeviceChoice};
+use bevy_dream::kernel::{Isa, ThreadPool, gemm_peak_gflops};
 use bevy_dream::model::WorldModel;
 use bevy_dream::simulate::{Session, SessionOptions};
 use bevy_dream::stream::{Event, Stream, StreamOptions};
@@ -61,6 +61,7 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         "size": args.world.size(model).to_string(),
         "steps": settings.steps,
         "threads": args.model.threads(),
+        "isa": pool.install(Isa::current).to_string(),
         "fps": round(fps),
         "shown_fps": round(live.shown_fps),
         "chunk_ms": {
