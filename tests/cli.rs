@@ -132,6 +132,10 @@ fn render_refuses_bad_input_in_one_line() {
         (&["--size", "13x13"], "13x13"),
         (&["--size", "big"], "'big'"),
         (&["--device", "abacus"], "abacus"),
+        #[cfg(not(feature = "cuda"))]
+        (&["--device", "cuda"], "no cuda device"),
+        #[cfg(not(feature = "metal"))]
+        (&["--device", "metal"], "no metal device"),
         (&["--policy", "fly"], "fly"),
         (&["--prompt", " "], "prompt is empty"),
         (&["--prompt", &long], "10000"),

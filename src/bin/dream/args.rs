@@ -25,21 +25,34 @@ pub struct ModelArgs {
     /// Worker threads of the model [default: the cores, at most 4]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Where the model runs: cpu, cuda, metal or auto
+    /// Where the model runs: cpu, cuda, metal, or auto, the best of these that this build, machine and model have
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub device: DeviceChoice,
+    device: DeviceChoice,
 }
 
 impl ModelArgs {
     /// The number of worker threads.
     pub fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(cores)
+        self.threads.unwrap_or_else(default_threads)
+    }
+
+    /// Where the model runs; a build that has a choice tells what was chosen.
+    pub fn device(&self) -> Result<DeviceChoice> {
+        if self.device != DeviceChoice::Auto {
+            return Ok(self.device);
+        }
+        let (device, why) = DeviceChoice::auto(&checkpoint::family(&self.model)?);
+        if cfg!(any(feature = "cuda", feature = "metal")) {
+            note(format!("the model runs on {device}: {why}"));
+        }
+        Ok(device)
     }
 
     /// The worker threads and the model.
     pub fn load(&self) -> Result<(ThreadPool, Arc<dyn WorldModel>)> {
         let pool = ThreadPool::new(self.threads())?;
-        let load = || checkpoint::watch(load_bar(), || checkpoint::load(&self.model, self.device));
+        let device = self.device()?;
+        let load = || checkpoint::watch(load_bar(), || checkpoint::load(&self.model, device));
         let model = pool.install(load)?;
         if let Some(notice) = &model.info().notice {
             note(notice);

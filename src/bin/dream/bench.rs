@@ -42,9 +42,10 @@ pub struct Args {
 /// Runs the command in a process that `began` then.
 pub fn run(args: &Args, began: Instant) -> Result<()> {
     let pool = ThreadPool::new(args.model.threads())?;
+    let device = args.model.device()?;
     let half = Duration::from_secs(args.seconds.into()) / 2;
     let bar = progress(u64::from(args.seconds), "seconds");
-    let live = live(args, began, half)?;
+    let live = live(args, device, began, half)?;
     bar.set_position(u64::from(args.seconds) / 2);
     let flat = pool.install(|| flat_out(args, &live.model, half))?;
     bar.finish_and_clear();
@@ -60,6 +61,7 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         "model": info.name,
         "size": args.world.size(model).to_string(),
         "steps": settings.steps,
+        "device": device.to_string(),
         "threads": args.model.threads(),
         "isa": pool.install(Isa::current).to_string(),
         "fps": round(fps),
@@ -107,8 +109,8 @@ struct Live {
 type Memory = [Option<f64>; 2];
 
 /// Runs the model thread in real time.
-fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
-    let (folder, device) = (args.model.model.clone(), args.model.device);
+fn live(args: &Args, device: DeviceChoice, began: Instant, time: Duration) -> Result<Live> {
+    let folder = args.model.model.clone();
     let (loaded, model) = crossbeam_channel::bounded(1);
     let world_args = args.world;
     let load = move || {
