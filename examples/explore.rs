@@ -25,7 +25,7 @@ struct Args {
     /// Where the model runs: auto, cpu, cuda or metal
     #[arg(long, default_value_t)]
     device: DeviceChoice,
-    /// Worker threads of the model [default: all cores]
+    /// Worker threads of the model [default: the cores, at most 4]
     #[arg(long)]
     threads: Option<usize>,
     /// Frame size, for instance 176x96 [default: the model's]

@@ -297,6 +297,45 @@ fn data_writes_shards_and_guards_the_held_out_seeds() {
     assert!(dir.path().join("shard-000000.tar").exists());
     assert!(refusal(&[&["data", "--seeds", "500000..500001"], &small[..]].concat()).contains("held-out"));
     refusal(&[&["data", "--seeds", "5..5"], &small[..]].concat());
+    for threads in ["0", "10000"] {
+        let line = refusal(&[&["data", "--seeds", "1..3", "--threads", threads], &small[..]].concat());
+        assert!(line.contains("1 to 64"), "{line}");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let folder = dir.path().join("file/folder");
+    let folder = folder.to_str().unwrap();
+    for args in [
+        &["data", "--seeds", "1..2", "--size", "32x32", "--ticks", "2", "--out", folder][..],
+        &["eval", "--seeds", "500000..500001", "--sheets", folder, SMALL[0], SMALL[1]],
+        &["gallery", "--out", folder, SMALL[0], SMALL[1]],
+        &["render", "--prompt", "a meadow", "--frames", "2", "--out", folder, SMALL[0], SMALL[1], SMALL[2], SMALL[3]],
+    ] {
+        let line = refusal(args);
+        assert!(line.contains(folder), "{args:?} gave {line}");
+    }
+}
+
+#[test]
+fn a_model_that_is_damaged_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    for entry in fs::read_dir(SMALL[1]).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let weights = dir.path().join("dit.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    for command in ["bench", "inspect"] {
+        let path: &[&str] = if command == "bench" { &["--model", folder] } else { &[folder] };
+        let line = refusal(&[&[command], path].concat());
+        assert!(line.contains("dit.safetensors"), "{line}");
+    }
 }
 
 #[test]

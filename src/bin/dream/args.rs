@@ -3,18 +3,14 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 
 use bevy_dream::checkpoint::{self, DeviceChoice};
-use bevy_dream::kernel::ThreadPool;
+use bevy_dream::kernel::{ThreadPool, check_threads, default_threads};
 use bevy_dream::model::{Settings, WorldModel};
 use bevy_dream::simulate::check_settings;
 use bevy_dream::{Error, FrameSize, Result};
 
 use crate::output::{load_bar, note};
-
-/// More threads than this slow a small model down on most machines.
-const MOST_THREADS: usize = 4;
 
 /// Which model runs, and where.
 #[derive(clap::Args)]
@@ -61,16 +57,12 @@ impl ModelArgs {
     }
 }
 
-/// The number of worker threads where none is asked for.
-pub fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)
-}
-
 /// Threads that each work on worlds of their own.
 ///
 /// # Errors
-/// [`Error::Input`] when the system gives no threads.
+/// [`Error::Input`] for another number than 1 to 64, or when the system gives no threads.
 pub fn world_threads(threads: usize) -> Result<rayon::ThreadPool> {
+    check_threads(threads)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     pool.map_err(|e| Error::input(format!("--threads: {e}")))
 }
