@@ -73,7 +73,7 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         "control_to_frame_ms": { "p50": ms(&live.delays, 0.5), "p95": ms(&live.delays, 0.95) },
         "spacing_ms": {
             "p50": ms(&live.spacing, 0.5), "p95": ms(&live.spacing, 0.95), "max": ms(&live.spacing, 1.0),
-            "off": round(uneven(&live.spacing, info.fps)),
+            "off": round_to(uneven(&live.spacing, info.fps), 4),
         },
         "first_frame_ms": round(live.first_frame.as_secs_f64() * 1e3),
         "stage_ms": {
@@ -241,7 +241,13 @@ fn uneven(spacing: &[Duration], fps: f32) -> f64 {
 }
 
 fn round(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
+    round_to(value, 2)
+}
+
+/// A number with so many digits after the point.
+fn round_to(value: f64, digits: i32) -> f64 {
+    let unit = 10f64.powi(digits);
+    (value * unit).round() / unit
 }
 
 /// Resident memory, where the system tells.
