@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::with_alpha;
 use crate::{Error, Result};
 
 /// Width and height of a frame in pixels.
@@ -66,6 +67,6 @@ impl Frame {
 
     /// The pixels with an opaque alpha channel, as textures want them.
     pub fn to_rgba(&self) -> Vec<u8> {
-        self.rgb.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect()
+        with_alpha(&self.rgb)
     }
 }

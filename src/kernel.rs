@@ -38,7 +38,7 @@ pub(crate) use gemm::with_scratch;
 pub use isa::Isa;
 pub use linear::{Activation, Linear, activate};
 pub use norm::{norm_modulate, rms_norm};
-pub use pixels::{cells_to_frames, frames_to_cells};
+pub use pixels::{cells_to_frames, frames_to_cells, with_alpha};
 pub use rope::Rope;
 pub(crate) use threads::for_each_chunk;
 pub use threads::{MAX_THREADS, ThreadPool, check_threads, default_threads};
