@@ -131,6 +131,8 @@ fn render_refuses_bad_input_in_one_line() {
         (&["--steps", "65"], "steps"),
         (&["--size", "13x13"], "13x13"),
         (&["--size", "big"], "'big'"),
+        (&["--size", "1000000x16"], "1 to 2048"),
+        (&["--size", "18446744073709551615x18446744073709551615"], "1 to 2048"),
         (&["--device", "abacus"], "abacus"),
         #[cfg(not(feature = "cuda"))]
         (&["--device", "cuda"], "no cuda device"),
