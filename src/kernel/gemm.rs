@@ -450,7 +450,7 @@ mod tests {
         let error = |isa: Isa| {
             let mut out = vec![0.0; m * n];
             isa.run(|| {
-                gemm(&a, &packed, &mut out, |row, rows, column, tile, out| store(tile, rows, row, column, n, out))
+                gemm(&a, &packed, &mut out, |row, rows, column, tile, out| store(tile, rows, row, column, n, out));
             });
             out.iter().zip(&exact).map(|(&x, exact)| (f64::from(x) - exact).abs()).fold(0.0, f64::max)
         };
