@@ -1,12 +1,24 @@
-//! The kernels on the shapes of `models/overworld`, each beside stock candle's matrix product.
+//! The kernels on the shapes of `models/overworld`: products beside stock candle's, blocks as they ship, and their parts.
 
+use std::borrow::Cow;
 use std::hint::black_box;
 
-use bevy_dream::kernel::{Activation, Conv3x3, Linear, ThreadPool};
+use bevy_dream::kernel::{
+    Activation, Array, Block, Conv3x3, FLOW_DIM, KeyValues, Linear, MODULATIONS, Past, Rope, ThreadPool, attention,
+    norm_modulate,
+};
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const THREADS: usize = 2;
+
+/// Tokens of a chunk, their width and their heads.
+const TOKENS: usize = 64;
+const WIDTH: usize = 256;
+const HEADS: usize = 4;
+
+/// Chunks that a temporal block sees.
+const PAST: usize = 7;
 
 /// Name, rows, inputs and outputs of every kind of layer.
 const LAYERS: [(&str, usize, usize, usize); 8] = [
@@ -45,6 +57,10 @@ fn layers(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("ours", name), |b| {
             pool.install(|| b.iter(|| ours[next()].forward(black_box(&x), Activation::None).expect("a product")));
         });
+        let rounded: Vec<_> = ours.into_iter().map(Linear::into_int8).collect();
+        group.bench_function(BenchmarkId::new("int8", name), |b| {
+            pool.install(|| b.iter(|| rounded[next()].forward(black_box(&x), Activation::None).expect("a product")));
+        });
         group.bench_function(BenchmarkId::new("candle", name), |b| {
             b.iter(|| black_box(&x).matmul(&stock[next()]).expect("a product"));
         });
@@ -65,5 +81,70 @@ fn convolution(c: &mut Criterion) {
     group.bench_function("candle", |b| b.iter(|| black_box(&chw).conv2d(&w, 1, 1, 1, 1).expect("a picture")));
 }
 
-criterion_group!(benches, layers, convolution);
+fn array(shape: &[usize]) -> Array {
+    Array::from_tensor(&random(shape)).expect("an array")
+}
+
+/// What a block remembers of chunks.
+fn remembered() -> Vec<KeyValues> {
+    let one = |_| {
+        let (keys, values, features) = (array(&[TOKENS, WIDTH]), array(&[TOKENS, WIDTH]), array(&[TOKENS, FLOW_DIM]));
+        KeyValues::new(&keys, &values, HEADS, Some(&features)).expect("a segment")
+    };
+    (0..PAST).map(one).collect()
+}
+
+fn seen(keys: &[KeyValues]) -> Vec<Past<'_>> {
+    keys.iter().map(|keys| Past { keys, features: Cow::Owned(array(&[HEADS, TOKENS, FLOW_DIM])) }).collect()
+}
+
+fn block() -> Block {
+    let linear = |inputs: usize, outputs: usize, bias: bool| {
+        let bias = bias.then(|| random(&[outputs]));
+        let scaled = (weight(&[outputs, inputs]) * (inputs as f64).powf(-0.5)).expect("a weight");
+        Linear::new(&scaled, bias.as_ref()).expect("a layer").into_int8()
+    };
+    let head_dim = WIDTH / HEADS;
+    Block {
+        qkv: linear(WIDTH, 3 * WIDTH, false),
+        q_norm: random(&[head_dim]),
+        k_norm: random(&[head_dim]),
+        proj: linear(WIDTH, WIDTH, false),
+        fc1: linear(WIDTH, 4 * WIDTH, true),
+        fc2: linear(4 * WIDTH, WIDTH, true),
+    }
+}
+
+/// Blocks as they ship, at 8 bits, that see the past or do not, and what is in them beside products.
+fn blocks(c: &mut Criterion) {
+    let pool = ThreadPool::new(THREADS).expect("threads");
+    // Several in turn, as in a model.
+    let blocks: Vec<_> = (0..8).map(|_| block()).collect();
+    let (x, modulation) = (array(&[TOKENS, WIDTH]), array(&[MODULATIONS * WIDTH]));
+    let angle = random(&[TOKENS, WIDTH / HEADS / 2]);
+    let [cos, sin] = [angle.cos(), angle.sin()].map(|x| x.and_then(|x| Array::from_tensor(&x)).expect("angles"));
+    let rope = Rope { cos, sin };
+    let keys = remembered();
+    let past = seen(&keys);
+    let mut turn = (0..blocks.len()).cycle();
+    let mut next = || turn.next().expect("endless");
+    let mut group = c.benchmark_group("block");
+    for (name, past) in [("spatial", &[][..]), ("temporal", &past)] {
+        group.bench_function(name, |b| {
+            pool.install(|| {
+                b.iter(|| blocks[next()].forward(black_box(&x), &modulation, &rope, past).expect("tokens"));
+            });
+        });
+    }
+    group.bench_function("attention", |b| {
+        pool.install(|| b.iter(|| attention(black_box(&x), &keys[0], &past).expect("tokens")));
+    });
+    let shift_and_scale = array(&[2 * WIDTH]);
+    group.bench_function("norm", |b| {
+        pool.install(|| b.iter(|| norm_modulate(black_box(&x), &shift_and_scale).expect("tokens")));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, layers, convolution, blocks);
 criterion_main!(benches);

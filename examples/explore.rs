@@ -25,7 +25,7 @@ struct Args {
     /// Where the model runs: auto, cpu, cuda or metal
     #[arg(long, default_value_t)]
     device: DeviceChoice,
-    /// Worker threads of the model [default: all cores]
+    /// Worker threads of the model [default: the cores, at most 4]
     #[arg(long)]
     threads: Option<usize>,
     /// Frame size, for instance 176x96 [default: the model's]
@@ -63,9 +63,22 @@ fn options(args: Args) -> Result<ExploreOptions> {
     })
 }
 
+/// The arguments; help goes out as clap writes it, a mistake becomes one line.
+fn args() -> Result<Args> {
+    Args::try_parse().map_err(|usage| {
+        if !usage.use_stderr() {
+            usage.exit();
+        }
+        let text = usage.to_string();
+        let reason = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error:");
+        let words: Vec<_> = reason.split_whitespace().collect();
+        Error::input(format!("{} (see --help)", words.join(" ")))
+    })
+}
+
 #[allow(clippy::print_stderr, reason = "the error line of a program")]
 fn main() -> ExitCode {
-    match options(Args::parse()).and_then(explorer::run) {
+    match args().and_then(options).and_then(explorer::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

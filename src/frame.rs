@@ -5,7 +5,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::with_alpha;
 use crate::{Error, Result};
+
+/// The longest side of a frame that is made, in pixels: memory for larger ones would run out without a word.
+pub const MAX_SIDE: usize = 2048;
 
 /// Width and height of a frame in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -23,6 +27,17 @@ impl FrameSize {
         Self { width, height }
     }
 
+    /// Itself, if a frame may be that large.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when a side is 0 or longer than [`MAX_SIDE`].
+    pub fn check(self) -> Result<Self> {
+        if [self.width, self.height].iter().all(|side| (1..=MAX_SIDE).contains(side)) {
+            return Ok(self);
+        }
+        Err(Error::input(format!("frames of {self}: width and height must be 1 to {MAX_SIDE} pixels")))
+    }
+
     /// Number of pixels.
     pub const fn pixels(self) -> usize {
         self.width * self.height
@@ -38,12 +53,12 @@ impl fmt::Display for FrameSize {
 impl FromStr for FrameSize {
     type Err = Error;
 
-    /// Parses `WxH`, for instance `176x96`.
+    /// Parses `WxH`, for instance `176x96`, and [checks](FrameSize::check) it.
     fn from_str(text: &str) -> Result<Self> {
         let parsed = text.split_once('x').and_then(|(w, h)| Some(Self::new(w.parse().ok()?, h.parse().ok()?)));
         match parsed {
-            Some(size) if size.width > 0 && size.height > 0 => Ok(size),
-            _ => Err(Error::input(format!("'{text}' is not a frame size: write it as WxH, for instance 128x128"))),
+            Some(size) => size.check(),
+            None => Err(Error::input(format!("'{text}' is not a frame size: write it as WxH, for instance 128x128"))),
         }
     }
 }
@@ -66,6 +81,6 @@ impl Frame {
 
     /// The pixels with an opaque alpha channel, as textures want them.
     pub fn to_rgba(&self) -> Vec<u8> {
-        self.rgb.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect()
+        with_alpha(&self.rgb)
     }
 }

@@ -19,6 +19,7 @@ mod block;
 mod conv;
 mod gemm;
 mod int8;
+mod isa;
 mod linear;
 mod math;
 mod norm;
@@ -34,12 +35,13 @@ pub use block::{Block, MODULATIONS};
 pub use conv::Conv3x3;
 pub use gemm::gemm_peak_gflops;
 pub(crate) use gemm::with_scratch;
+pub use isa::Isa;
 pub use linear::{Activation, Linear, activate};
 pub use norm::{norm_modulate, rms_norm};
-pub use pixels::{cells_to_frames, frames_to_cells};
+pub use pixels::{cells_to_frames, frames_to_cells, with_alpha};
 pub use rope::Rope;
 pub(crate) use threads::for_each_chunk;
-pub use threads::{MAX_THREADS, ThreadPool};
+pub use threads::{MAX_THREADS, ThreadPool, check_threads, default_threads};
 
 /// Added to the mean square in every RMS norm.
 pub const NORM_EPS: f32 = 1e-6;

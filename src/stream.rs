@@ -58,7 +58,7 @@ pub type Wake = Box<dyn Fn() + Send>;
 pub struct StreamOptions {
     /// The first world.
     pub world: SessionOptions,
-    /// Worker threads of the model; all cores when `None`.
+    /// Worker threads of the model; [as many as usual](crate::kernel::default_threads) when `None`.
     pub threads: Option<usize>,
     /// How much of each world's past is kept.
     pub past: TimelineOptions,

@@ -1,14 +1,20 @@
-//! What a chunk takes from the heap once a world has been walked for a while: its frames, which the game gets to keep.
+//! What a chunk takes from the heap once a world has been walked for a while: its frames, which the game gets to keep, and on
+//! the model thread what the way back takes.
 
 #![allow(unsafe_code, reason = "a counting allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bevy_dream::checkpoint::{self, DeviceChoice};
 use bevy_dream::kernel::ThreadPool;
+use bevy_dream::model::WorldModel;
 use bevy_dream::simulate::{Session, SessionOptions};
+use bevy_dream::stream::{Event, Stream, StreamOptions};
 use bevy_dream::{Controls, Frame};
 
 /// Counts what it gives, on all threads.
@@ -44,29 +50,42 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static GIVEN: Counting = Counting;
 
+/// Held by a test while it counts.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Calls, bytes and bytes given back so far.
+fn counts() -> [usize; 3] {
+    [&CALLS, &BYTES, &FREED].map(|count| count.load(Relaxed))
+}
+
+fn model() -> Arc<dyn WorldModel> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/overworld");
+    checkpoint::load(folder, DeviceChoice::Cpu).unwrap()
+}
+
+fn meadow() -> SessionOptions {
+    SessionOptions { prompt: "a flower meadow at noon".into(), ..SessionOptions::default() }
+}
+
+/// To and fro, so that no more key frames are taken than are forgotten.
+fn walk(chunk: u64) -> Controls {
+    let forward = if chunk % 8 < 4 { 1.0 } else { -1.0 };
+    Controls { forward, ..Controls::default() }
+}
+
 #[test]
 fn a_chunk_takes_its_frames_from_the_heap_and_nothing_else() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/overworld");
-    let model = checkpoint::load(folder, DeviceChoice::Cpu).unwrap();
-    let options = SessionOptions { prompt: "a flower meadow at noon".into(), ..SessionOptions::default() };
-    let mut session = Session::new(model.clone(), options).unwrap();
-    // To and fro, so that no more key frames are taken than are forgotten.
-    let walk = |chunk: usize| {
-        let forward = if chunk % 8 < 4 { 1.0 } else { -1.0 };
-        [Controls { forward, ..Controls::default() }; 2]
-    };
-    let mut chunks = |count: usize| {
-        let before = [&CALLS, &BYTES, &FREED].map(|count| count.load(Relaxed));
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let model = model();
+    let mut session = Session::new(model.clone(), meadow()).unwrap();
+    let mut chunks = |count: u64| {
+        let before = counts();
         for chunk in 0..count {
-            session.step(&walk(chunk)).unwrap();
+            session.step(&[walk(chunk); 2]).unwrap();
             session.commit().unwrap();
         }
-        [&CALLS, &BYTES, &FREED]
-            .map(|count| count.load(Relaxed))
-            .iter()
-            .zip(before)
-            .map(|(a, b)| a - b)
-            .collect::<Vec<_>>()
+        let after = counts();
+        std::array::from_fn(|i| after[i] - before[i])
     };
     ThreadPool::new(2).unwrap().install(|| {
         chunks(24);
@@ -77,4 +96,35 @@ fn a_chunk_takes_its_frames_from_the_heap_and_nothing_else() {
         let bytes = frames * (size_of::<Frame>() + pixels);
         assert_eq!(counted, [8 * (1 + frames), 8 * bytes, 8 * bytes]);
     });
+}
+
+/// On the model thread a chunk also takes a snapshot from which one can come back, and the frames for the screen.
+#[test]
+fn a_chunk_on_the_model_thread_takes_what_is_stated() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let model = model();
+    let pixels = model.info().default_size.pixels();
+    let options = StreamOptions { world: meadow(), threads: Some(2), ..StreamOptions::default() };
+    let mut stream = Stream::start(move || Ok(model), options).unwrap();
+    let mut reach = |chunk: u64| loop {
+        for event in stream.events() {
+            assert!(!matches!(event, Event::Failed(_) | Event::Ended(_)), "{event:?}");
+        }
+        if let Some(frame) = stream.due_frame(Instant::now()) {
+            stream.input().hold(walk(frame.chunk.index));
+            if frame.chunk.index >= chunk {
+                return frame.chunk.index;
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    // By then old snapshots leave their memory to new ones.
+    let (start, before) = (reach(44), counts());
+    let (end, after) = (reach(60), counts());
+    let chunks = (end - start) as usize;
+    let [calls, bytes] = [0, 1].map(|i| (after[i] - before[i]) / chunks);
+    // Frames as the model makes them, as the screen wants them and as the past keeps the last: 17 bytes a pixel. The rest, and
+    // nearly all pieces, are what the snapshot holds and its names.
+    assert!(calls <= 400, "a chunk takes {calls} pieces");
+    assert!(bytes <= 64 * pixels, "a chunk takes {bytes} bytes");
 }

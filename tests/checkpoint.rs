@@ -137,6 +137,42 @@ fn weights_of_another_family_are_one_clear_line() {
     }
 }
 
+/// Our own family, file by file: cut off, of another file, or not there.
+#[test]
+fn damaged_weights_of_our_own_are_one_clear_line() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/overworld");
+    let files =
+        ["config.json", "dit.safetensors", "vcn.safetensors", "text.json", "text.safetensors", "tokenizer.json"];
+    let folder = tempfile::tempdir().unwrap();
+    let place = |file: &str| folder.path().join(file);
+    for file in files {
+        fs::copy(shipped.join(file), place(file)).unwrap();
+    }
+    let reason = || {
+        let reason = checkpoint::load(folder.path(), DeviceChoice::Cpu).err().unwrap().to_string();
+        assert!(!reason.contains('\n') && reason.len() < 600, "{reason}");
+        reason
+    };
+    for file in files {
+        let whole = fs::read(place(file)).unwrap();
+        for length in [0, 7, whole.len() / 2, whole.len() - 2] {
+            fs::write(place(file), &whole[..length]).unwrap();
+            let reason = reason();
+            assert!(reason.contains(file), "{file} cut to {length}: {reason}");
+        }
+        fs::remove_file(place(file)).unwrap();
+        assert!(reason().contains(file));
+        fs::write(place(file), whole).unwrap();
+    }
+    for (file, other) in [("dit", "vcn"), ("vcn", "text"), ("text", "dit")] {
+        let [file, other] = [file, other].map(|name| format!("{name}.safetensors"));
+        fs::copy(shipped.join(&other), place(&file)).unwrap();
+        assert!(reason().contains(&file), "{file} is {other}");
+        fs::copy(shipped.join(&file), place(&file)).unwrap();
+    }
+    checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
+}
+
 #[test]
 fn a_load_tells_how_far_it_is() {
     let told = Rc::new(RefCell::new(Vec::new()));

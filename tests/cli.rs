@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use bevy_dream::kernel::Isa;
 use bevy_dream::video::{load_image, save_png};
 use bevy_dream::{Frame, FrameSize};
 use serde_json::Value;
@@ -130,7 +131,13 @@ fn render_refuses_bad_input_in_one_line() {
         (&["--steps", "65"], "steps"),
         (&["--size", "13x13"], "13x13"),
         (&["--size", "big"], "'big'"),
+        (&["--size", "1000000x16"], "1 to 2048"),
+        (&["--size", "18446744073709551615x18446744073709551615"], "1 to 2048"),
         (&["--device", "abacus"], "abacus"),
+        #[cfg(not(feature = "cuda"))]
+        (&["--device", "cuda"], "no cuda device"),
+        #[cfg(not(feature = "metal"))]
+        (&["--device", "metal"], "no metal device"),
         (&["--policy", "fly"], "fly"),
         (&["--prompt", " "], "prompt is empty"),
         (&["--prompt", &long], "10000"),
@@ -151,6 +158,23 @@ fn render_refuses_bad_input_in_one_line() {
         assert!(line.contains(part), "{more:?} gave {line}");
     }
     assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn an_instruction_set_that_is_not_there_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("walk.gif");
+    let walk = |isa: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dream"));
+        command.args(render(&["--out", out.to_str().unwrap()])).env("BEVY_DREAM_ISA", isa).output().unwrap()
+    };
+    let lacking = Isa::of_cpu().all(|isa| isa != Isa::Avx512).then_some(("avx512", "this CPU has no avx512"));
+    for (isa, part) in [("mmx", "BEVY_DREAM_ISA: 'mmx'"), ("", "choose")].into_iter().chain(lacking) {
+        let output = walk(isa);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && line.lines().count() == 1 && line.contains(part), "{isa}: {line}");
+    }
+    assert!(walk("portable").status.success() && out.exists());
 }
 
 #[test]
@@ -227,6 +251,8 @@ fn bench_reports_every_figure() {
         assert!(report[key][part].as_f64().is_some_and(|x| x > 0.0), "{key}.{part}: {report}");
     }
     assert!(report["rss_mb"].get("start").is_some());
+    let isa = Isa::preferred().unwrap().to_string();
+    assert_eq!((&report["isa"], &report["device"]), (&isa.into(), &"cpu".into()));
 }
 
 #[test]
@@ -275,6 +301,45 @@ fn data_writes_shards_and_guards_the_held_out_seeds() {
     assert!(dir.path().join("shard-000000.tar").exists());
     assert!(refusal(&[&["data", "--seeds", "500000..500001"], &small[..]].concat()).contains("held-out"));
     refusal(&[&["data", "--seeds", "5..5"], &small[..]].concat());
+    for threads in ["0", "10000"] {
+        let line = refusal(&[&["data", "--seeds", "1..3", "--threads", threads], &small[..]].concat());
+        assert!(line.contains("1 to 64"), "{line}");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let folder = dir.path().join("file/folder");
+    let folder = folder.to_str().unwrap();
+    for args in [
+        &["data", "--seeds", "1..2", "--size", "32x32", "--ticks", "2", "--out", folder][..],
+        &["eval", "--seeds", "500000..500001", "--sheets", folder, SMALL[0], SMALL[1]],
+        &["gallery", "--out", folder, SMALL[0], SMALL[1]],
+        &["render", "--prompt", "a meadow", "--frames", "2", "--out", folder, SMALL[0], SMALL[1], SMALL[2], SMALL[3]],
+    ] {
+        let line = refusal(args);
+        assert!(line.contains(folder), "{args:?} gave {line}");
+    }
+}
+
+#[test]
+fn a_model_that_is_damaged_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    for entry in fs::read_dir(SMALL[1]).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let weights = dir.path().join("dit.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() / 2]).unwrap();
+    for command in ["bench", "inspect"] {
+        let path: &[&str] = if command == "bench" { &["--model", folder] } else { &[folder] };
+        let line = refusal(&[&[command], path].concat());
+        assert!(line.contains("dit.safetensors"), "{line}");
+    }
 }
 
 #[test]

@@ -374,6 +374,7 @@ pub(super) fn stock(q: &Tensor, own: &KeyValues, past: &[Past]) -> Result<Tensor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Isa;
     use candle_core::Device;
     use proptest::prelude::*;
 
@@ -403,8 +404,11 @@ mod tests {
             let past: Vec<_> =
                 old.iter().map(|keys| Past { keys, features: array(&[heads, queries, FLOW_DIM]) }).collect();
             let reference = stock(&q, &own, &past).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let ours = attention(&q, &own, &past).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            prop_assert!(ours.iter().zip(&reference).all(|(a, b)| (a - b).abs() < 1e-4));
+            for isa in Isa::of_cpu() {
+                let ours = isa.run(|| attention(&q, &own, &past)).unwrap();
+                let ours = ours.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                prop_assert!(ours.iter().zip(&reference).all(|(a, b)| (a - b).abs() < 1e-4), "{isa}");
+            }
         }
     }
 

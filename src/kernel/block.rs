@@ -220,7 +220,7 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{FLOW_DIM, ThreadPool};
+    use crate::kernel::{FLOW_DIM, Isa, ThreadPool};
     use candle_core::Device;
     use proptest::prelude::*;
     use std::borrow::Cow;
@@ -275,15 +275,18 @@ mod tests {
             let (block, x, modulation, rope, keys, features) = case(tokens, heads, half, old);
             let past = [Past { keys: &keys, features: Cow::Owned(features) }];
             let of_keys = array(&[tokens, FLOW_DIM], 1.0);
-            let (y, kept) = block.forward_keeping(&x, &modulation, &rope, &past, &of_keys).unwrap();
             let [stock_x, by] = [&x, &modulation].map(|x| x.tensor().unwrap());
             let (reference, own) = block.stock(&stock_x, &by, &rope, &past, Some(&of_keys)).unwrap();
-            let only = block.keys(&x, &modulation, &rope, &of_keys).unwrap();
-            let (y, own) = (y.tensor().unwrap(), own.unwrap().given().unwrap());
-            prop_assert!(worst(&y, &reference) < 1e-3, "{}", worst(&y, &reference));
-            for kept in [kept, only] {
-                let kept = kept.given().unwrap();
-                prop_assert!(kept.iter().zip(&own).all(|(kept, own)| worst(kept, own) < 1e-4));
+            let own = own.unwrap().given().unwrap();
+            for isa in Isa::of_cpu() {
+                let (y, kept) = isa.run(|| block.forward_keeping(&x, &modulation, &rope, &past, &of_keys)).unwrap();
+                let only = isa.run(|| block.keys(&x, &modulation, &rope, &of_keys)).unwrap();
+                let y = y.tensor().unwrap();
+                prop_assert!(worst(&y, &reference) < 1e-3, "{isa}: {}", worst(&y, &reference));
+                for kept in [kept, only] {
+                    let kept = kept.given().unwrap();
+                    prop_assert!(kept.iter().zip(&own).all(|(kept, own)| worst(kept, own) < 1e-4), "{isa}");
+                }
             }
         }
     }

@@ -142,6 +142,7 @@ fn stock(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Isa;
     use candle_core::Device;
     use proptest::prelude::*;
 
@@ -156,10 +157,13 @@ mod tests {
             let residual = with_residual.then(|| random(&[height, width, outputs]));
             let silu = |on| if on { Activation::Silu } else { Activation::None };
             let (before, after) = (silu(silu_before), silu(silu_after));
-            let ours = Conv3x3::new(&weight, &bias).unwrap().forward(&x, before, after, residual.as_ref()).unwrap();
+            let conv = Conv3x3::new(&weight, &bias).unwrap();
             let reference = stock(&x, &weight, &bias, before, after, residual.as_ref()).unwrap();
-            let error = (ours - reference).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            prop_assert!(error < 1e-4, "{error}");
+            for isa in Isa::of_cpu() {
+                let ours = isa.run(|| conv.forward(&x, before, after, residual.as_ref())).unwrap();
+                let error = (ours - &reference).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                prop_assert!(error < 1e-4, "{isa}: {error}");
+            }
         }
     }
 

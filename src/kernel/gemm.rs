@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use super::math::{has_avx2, has_avx512};
+use super::isa::Isa;
 use super::op::SharedOut;
 use super::threads::{current_threads, for_each};
 
@@ -134,17 +134,15 @@ impl Parts {
 #[inline]
 pub fn multiply(rows: usize, a: &[f32], lda: usize, b: &[Row], tile: &mut Tile, onto: bool) {
     assert!((1..=MR).contains(&rows) && a.len() >= (rows - 1) * lda + b.len());
-    #[cfg(target_arch = "x86_64")]
-    if has_avx512() {
-        // SAFETY: the CPU has the feature, and the assertion covers every element of A that is read.
-        return unsafe { avx512::multiply(rows, a.as_ptr(), lda, b, tile, onto) };
-    }
-    #[cfg(target_arch = "x86_64")]
-    if has_avx2() {
+    match Isa::current() {
+        // SAFETY: the CPU has what is current, and the assertion covers every element of A that is read.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { avx512::multiply(rows, a.as_ptr(), lda, b, tile, onto) },
         // SAFETY: as above.
-        return unsafe { avx2::multiply(rows, a.as_ptr(), lda, b, tile, onto) };
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2::multiply(rows, a.as_ptr(), lda, b, tile, onto) },
+        _ => multiply_portable(rows, a, lda, b, tile, onto),
     }
-    multiply_portable(rows, a, lda, b, tile, onto);
 }
 
 /// Calls a function that is generic over the number of rows.
@@ -297,7 +295,7 @@ where
     let row_groups = Parts::new(m, ROWS);
     // A few tasks a thread even out the load; one that is too small costs more to hand over than to do.
     let wanted = (4 * current_threads()).min(m * n * k / 100_000).max(1);
-    let height = if k.is_multiple_of(1024) && has_avx512() { PAGED_ROWS } else { MR };
+    let height = if k.is_multiple_of(1024) && Isa::current() == Isa::Avx512 { PAGED_ROWS } else { MR };
     let panels = b.panels();
     let panel_groups = Parts::new(panels, panels.div_ceil(wanted.div_ceil(row_groups.len())));
     let out = SharedOut::new(out);
@@ -390,7 +388,7 @@ mod tests {
     fn fast_kernels() -> Vec<Kernel> {
         let mut kernels: Vec<Kernel> = Vec::new();
         #[cfg(target_arch = "x86_64")]
-        if has_avx2() {
+        if Isa::of_cpu().any(|isa| isa == Isa::Avx2) {
             // SAFETY: the CPU has the features, and the test's A is large enough for a whole tile.
             kernels.push(|rows, a, lda, b, tile, onto| unsafe { avx2::multiply(rows, a.as_ptr(), lda, b, tile, onto) });
         }
@@ -423,32 +421,39 @@ mod tests {
 
         #[test]
         fn gemm_matches_naive_loops(m in 1..140_usize, n in 1..70_usize, k in 1..60_usize, seed: u32) {
-            let (a, b) = (numbers(m * k, seed), numbers(k * n, seed ^ 1));
-            let mut out = vec![0.0; m * n];
-            let mut packed = Packed::default();
-            packed.set_rows(k, n, |i| &b[i * n..]);
-            gemm(&a, &packed, &mut out, |row, rows, column, tile, out| store(tile, rows, row, column, n, out));
-            for i in 0..m {
-                for j in 0..n {
-                    let exact: f64 = (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j])).sum();
-                    prop_assert!((f64::from(out[i * n + j]) - exact).abs() < 1e-4);
-                }
-            }
+            prop_assert!(worst_error(m, n, k, seed) < 1e-4);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(8))]
+
+        #[test]
+        fn rows_whole_pages_apart_match_naive_loops(m in 1..110_usize, n in 1..40_usize, pages in 1..4_usize, seed: u32) {
+            prop_assert!(worst_error(m, n, 1024 * pages, seed) < 1e-3);
         }
     }
 
     #[test]
     fn long_sums_continue_where_they_paused() {
-        let (m, n, k) = (7, 19, 2 * KC + 5);
-        let (a, b) = (numbers(m * k, 3), numbers(k * n, 4));
-        let mut out = vec![0.0; m * n];
-        let packed = Packed::from_columns(k, n, |j| b[j..].iter().step_by(n).copied());
-        gemm(&a, &packed, &mut out, |row, rows, column, tile, out| store(tile, rows, row, column, n, out));
-        for i in 0..m {
-            for j in 0..n {
-                let exact: f64 = (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j])).sum();
-                assert!((f64::from(out[i * n + j]) - exact).abs() < 1e-3);
-            }
-        }
+        assert!(worst_error(7, 19, 2 * KC + 5, 3) < 1e-3);
+    }
+
+    /// How far products of `m` by `k` and `k` by `n` numbers are off, in every instruction set.
+    fn worst_error(m: usize, n: usize, k: usize, seed: u32) -> f64 {
+        let (a, b) = (numbers(m * k, seed), numbers(k * n, seed ^ 1));
+        let mut packed = Packed::default();
+        packed.set_rows(k, n, |i| &b[i * n..]);
+        let exact =
+            |i: usize, j: usize| -> f64 { (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j])).sum() };
+        let exact: Vec<_> = (0..m).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| exact(i, j)).collect();
+        let error = |isa: Isa| {
+            let mut out = vec![0.0; m * n];
+            isa.run(|| {
+                gemm(&a, &packed, &mut out, |row, rows, column, tile, out| store(tile, rows, row, column, n, out));
+            });
+            out.iter().zip(&exact).map(|(&x, exact)| (f64::from(x) - exact).abs()).fold(0.0, f64::max)
+        };
+        Isa::of_cpu().map(error).fold(0.0, f64::max)
     }
 }

@@ -6,8 +6,7 @@
 use std::cell::RefCell;
 
 use super::gemm::{MR, NR, Packed, Parts, Row, Tile};
-#[cfg(target_arch = "x86_64")]
-use super::math::{has_avx2, has_avx512};
+use super::isa::Isa;
 use super::math::{largest, simd};
 use super::op::SharedOut;
 use super::threads::{current_threads, for_each, for_each_mut};
@@ -76,15 +75,14 @@ struct Inputs {
 
 /// Whether this CPU multiplies best at 16 bits.
 fn widens() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return has_avx2() && !has_vnni();
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    Isa::current() != Isa::Portable && !has_vnni()
 }
 
-#[cfg(target_arch = "x86_64")]
 fn has_vnni() -> bool {
-    has_avx512() && is_x86_feature_detected!("avx512vnni")
+    #[cfg(target_arch = "x86_64")]
+    return Isa::current() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 simd! {
@@ -334,7 +332,7 @@ mod tests {
             kernels.push(|rows, a, b, sums| unsafe { vnni::multiply(rows, a.as_ptr(), b, sums) });
         }
         #[cfg(target_arch = "x86_64")]
-        if has_avx2() {
+        if Isa::of_cpu().any(|isa| isa == Isa::Avx2) {
             kernels.push(|rows, a, b, sums| {
                 let (mut wide_a, mut wide_b) = (vec![0; a.len()], vec![0; GROUP * NR * b.len()]);
                 widen_inputs(a, &mut wide_a);
@@ -373,10 +371,15 @@ mod tests {
             let a: Vec<f32> = (0..m * k).map(number).collect();
             let b: Vec<f32> = (0..k * n).map(|i| number(i + 7_777_777)).collect();
             let packed = Packed::from_columns(k, n, |j| b[j..].iter().step_by(n).copied());
-            let mut out = vec![0.0; m * n];
-            gemm_int8(&a, &Int8::new(&packed), &mut out, |row, rows, column, tile, out| {
-                store(tile, rows, row, column, n, out);
-            });
+            let weights = Int8::new(&packed);
+            let product = |isa: Isa| {
+                let mut out = vec![0.0; m * n];
+                isa.run(|| gemm_int8(&a, &weights, &mut out, |row, rows, column, tile, out| {
+                    store(tile, rows, row, column, n, out);
+                }));
+                out
+            };
+            let out = product(Isa::Portable);
             for i in 0..m {
                 for j in 0..n {
                     let exact: f32 = (0..k).map(|p| a[i * k + p] * b[p * n + j]).sum();
@@ -385,6 +388,7 @@ mod tests {
                     prop_assert!((out[i * n + j] - exact).abs() < bound, "{} is not {exact}", out[i * n + j]);
                 }
             }
+            prop_assert!(Isa::of_cpu().all(|isa| product(isa) == out), "the bits depend on the CPU");
         }
     }
 

@@ -261,9 +261,11 @@ fn finish_stock(mut y: Tensor, bias: Option<&Tensor>, activation: Activation) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::ThreadPool;
+    use crate::kernel::{Isa, ThreadPool};
     use candle_core::Device;
     use proptest::prelude::*;
+
+    const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Silu, Activation::Gelu, Activation::GeluErf];
 
     fn random(shape: &[usize]) -> Tensor {
         Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
@@ -286,9 +288,12 @@ mod tests {
             let (x, weight) = (random(&[rows, inputs]), random(&[outputs, inputs]));
             let bias = with_bias.then(|| random(&[outputs]));
             let layer = Linear::new(&weight, bias.as_ref()).unwrap();
-            let activation = [Activation::None, Activation::Silu, Activation::Gelu, Activation::GeluErf][activation];
+            let activation = ACTIVATIONS[activation];
             let reference = stock(&x, &weight.t().unwrap(), bias.as_ref(), activation).unwrap();
-            prop_assert!(worst(&layer.forward(&x, activation).unwrap(), &reference) < 1e-4);
+            for isa in Isa::of_cpu() {
+                let ours = isa.run(|| layer.forward(&x, activation)).unwrap();
+                prop_assert!(worst(&ours, &reference) < 1e-4, "{isa}");
+            }
         }
 
         #[test]
@@ -298,7 +303,20 @@ mod tests {
             let layer = Linear::new(&weight, None).unwrap();
             let product = stock(&x, &weight.t().unwrap(), None, Activation::None).unwrap();
             let reference = (&residual + product.broadcast_mul(&gate).unwrap()).unwrap();
-            prop_assert!(worst(&layer.forward_residual(&x, &residual, &gate).unwrap(), &reference) < 1e-4);
+            for isa in Isa::of_cpu() {
+                let ours = isa.run(|| layer.forward_residual(&x, &residual, &gate)).unwrap();
+                prop_assert!(worst(&ours, &reference) < 1e-4, "{isa}");
+            }
+        }
+
+        #[test]
+        fn an_activation_alone_matches_stock_candle(rows in 1..5_usize, width in 1..5000_usize, activation in 0..4_usize) {
+            let x = random(&[rows, width]);
+            let reference = ACTIVATIONS[activation].stock(x.clone()).unwrap();
+            for isa in Isa::of_cpu() {
+                let ours = isa.run(|| activate(&x, ACTIVATIONS[activation])).unwrap();
+                prop_assert!(worst(&ours, &reference) < 1e-5, "{isa}");
+            }
         }
     }
 

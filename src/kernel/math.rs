@@ -1,22 +1,6 @@
-//! Elementwise functions that vectorise, and the dispatch between instruction sets.
+//! Elementwise functions that vectorise, and the dispatch between [instruction sets](super::Isa).
 
-/// Whether the CPU has AVX2 and FMA.
-pub fn has_avx2() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-/// Whether the CPU has AVX2, FMA and the basic part of AVX-512.
-pub fn has_avx512() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512f") && has_avx2();
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-/// Defines a function that is compiled for any CPU, for AVX2 with FMA and for AVX-512, and picks at run time.
+/// Defines a function that is compiled for every [`Isa`](super::Isa) and picks at run time.
 macro_rules! simd {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -33,15 +17,16 @@ macro_rules! simd {
                 fn avx512($($arg: $ty),*) $(-> $ret)? {
                     portable($($arg),*)
                 }
-                if $crate::kernel::math::has_avx512() {
-                    // SAFETY: the CPU has these features.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if $crate::kernel::math::has_avx2() {
-                    // SAFETY: the CPU has these features.
-                    return unsafe { avx2($($arg),*) };
+                use $crate::kernel::Isa;
+                match Isa::current() {
+                    // SAFETY: the CPU has what is current.
+                    Isa::Avx512 => unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    Isa::Avx2 => unsafe { avx2($($arg),*) },
+                    Isa::Portable => portable($($arg),*),
                 }
             }
+            #[cfg(not(target_arch = "x86_64"))]
             portable($($arg),*)
         }
     };

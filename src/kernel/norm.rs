@@ -71,6 +71,7 @@ fn stock(x: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Isa;
     use candle_core::Device;
     use proptest::prelude::*;
 
@@ -84,10 +85,13 @@ mod tests {
             let plain = stock(&x).unwrap();
             let reference = stock_modulate(&x, &shift, &scale).unwrap();
             let modulation = Array::from_tensor(&Tensor::cat(&[&shift, &scale], 0).unwrap()).unwrap();
-            let modulated = norm_modulate(&Array::from_tensor(&x).unwrap(), &modulation).unwrap().tensor();
-            for (ours, reference) in [(rms_norm(&x), plain), (modulated, reference)] {
-                let error = (ours.unwrap() - reference).unwrap().abs().unwrap().max_all().unwrap();
-                prop_assert!(error.to_scalar::<f32>().unwrap() < 1e-4);
+            let array = Array::from_tensor(&x).unwrap();
+            for isa in Isa::of_cpu() {
+                let modulated = isa.run(|| norm_modulate(&array, &modulation)).unwrap().tensor();
+                for (ours, reference) in [(isa.run(|| rms_norm(&x)), &plain), (modulated, &reference)] {
+                    let error = (ours.unwrap() - reference).unwrap().abs().unwrap().max_all().unwrap();
+                    prop_assert!(error.to_scalar::<f32>().unwrap() < 1e-4, "{isa}");
+                }
             }
         }
     }

@@ -61,6 +61,21 @@ simd! {
     }
 }
 
+/// RGB bytes with an opaque alpha channel.
+pub fn with_alpha(rgb: &[u8]) -> Vec<u8> {
+    let mut rgba = vec![0; rgb.len() / RGB * 4];
+    add_alpha(rgb, &mut rgba);
+    rgba
+}
+
+simd! {
+    fn add_alpha(rgb: &[u8], rgba: &mut [u8]) {
+        for (rgba, rgb) in rgba.as_chunks_mut().0.iter_mut().zip(rgb.as_chunks::<RGB>().0) {
+            *rgba = [rgb[0], rgb[1], rgb[2], u8::MAX];
+        }
+    }
+}
+
 /// Calls `at(index in cells, frame, index in the frame)` for every byte.
 #[inline(always)]
 fn visit(height: usize, width: usize, frames: usize, side: usize, mut at: impl FnMut(usize, usize, usize)) {
@@ -85,6 +100,7 @@ fn visit(height: usize, width: usize, frames: usize, side: usize, mut at: impl F
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Isa;
     use candle_core::Tensor;
     use proptest::prelude::*;
 
@@ -99,6 +115,38 @@ mod tests {
             let borrowed: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
             let cells = frames_to_cells(&borrowed, h * side, w * side, side, &Device::Cpu).unwrap();
             prop_assert_eq!(cells_to_frames(&cells, count, side).unwrap().into_vec(), frames);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// The reference goes through the frame, not through the cells.
+        #[test]
+        fn pixels_match_a_plain_reference(h in 1..4_usize, w in 1..5_usize, side in 1..6_usize, count in 1..4_usize,
+                                          values in prop::collection::vec(-1.5f32..1.5, 31..64)) {
+            let (height, width) = (h * side, w * side);
+            let channels = count * RGB * side * side;
+            let cells = Array::new(&[h, w, channels], &Device::Cpu, |out| {
+                out.iter_mut().enumerate().for_each(|(i, out)| *out = values[i % values.len()]);
+            }).unwrap();
+            let at = |frame: usize, y: usize, x: usize, channel: usize| {
+                let (cell, inside) = (y / side * w + x / side, y % side * side + x % side);
+                cells[cell * channels + (frame * RGB + channel) * side * side + inside]
+            };
+            let each = |value: &dyn Fn(usize, usize, usize, usize) -> u8| -> Vec<Vec<u8>> {
+                let pixel = |f, i: usize| (0..RGB).map(move |c| (f, i / width, i % width, c));
+                (0..count).map(|f| (0..height * width).flat_map(|i| pixel(f, i)).map(|(f, y, x, c)| value(f, y, x, c)).collect()).collect()
+            };
+            let expected = each(&|f, y, x, c| (at(f, y, x, c) * 127.5 + 128.0).floor().clamp(0.0, 255.0) as u8);
+            for isa in Isa::of_cpu() {
+                let frames = isa.run(|| cells_to_frames(&cells, count, side)).unwrap();
+                prop_assert_eq!(&frames[..], &expected[..], "{}", isa);
+                for rgb in frames {
+                    let opaque: Vec<u8> = rgb.chunks(RGB).flat_map(|p| [p[0], p[1], p[2], 255]).collect();
+                    prop_assert_eq!(isa.run(|| with_alpha(&rgb)), opaque, "{}", isa);
+                }
+            }
         }
     }
 

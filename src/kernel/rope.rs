@@ -47,6 +47,7 @@ pub(super) fn stock(x: &Tensor, weight: &Tensor, rope: &Rope) -> Result<Tensor> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Isa;
     use candle_core::Device;
     use proptest::prelude::*;
 
@@ -61,12 +62,15 @@ mod tests {
             let rope = Rope { cos: array(angle.cos().unwrap()), sin: array(angle.sin().unwrap()) };
             let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             let reference = values(&stock(&x, &weight, &rope).unwrap());
-            let (mut ours, weight, cos, sin) = (values(&x), values(&weight), &rope.cos, &rope.sin);
-            for (i, head) in ours.chunks_exact_mut(2 * half).enumerate() {
-                let at = i / heads * half;
-                norm_rotate(head, &weight, &cos[at..], &sin[at..]);
+            let (weight, cos, sin) = (values(&weight), &rope.cos, &rope.sin);
+            for isa in Isa::of_cpu() {
+                let mut ours = values(&x);
+                for (i, head) in ours.chunks_exact_mut(2 * half).enumerate() {
+                    let at = i / heads * half;
+                    isa.run(|| norm_rotate(head, &weight, &cos[at..], &sin[at..]));
+                }
+                prop_assert!(ours.iter().zip(&reference).all(|(a, b)| (a - b).abs() < 1e-4), "{isa}");
             }
-            prop_assert!(ours.iter().zip(&reference).all(|(a, b)| (a - b).abs() < 1e-4));
         }
     }
 }

@@ -12,11 +12,15 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 
+use super::isa::Isa;
 use super::op::SharedOut;
 use crate::{Error, Result};
 
 /// The largest number of threads that a [`ThreadPool`] accepts.
 pub const MAX_THREADS: usize = 64;
+
+/// More threads than this slow a small model down on most machines, and leave the game around it none.
+const USUAL_THREADS: usize = 4;
 
 /// How often a worker without work looks for some before it sleeps: for some 100 microseconds.
 const SPINS: u32 = 4000;
@@ -29,6 +33,7 @@ const TASKS: u64 = (1 << TASK_BITS) - 1;
 pub struct ThreadPool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    isa: Isa,
 }
 
 thread_local! {
@@ -36,19 +41,44 @@ thread_local! {
     static CURRENT: RefCell<Option<(Arc<Shared>, usize)>> = const { RefCell::new(None) };
 }
 
+/// Whether a number of threads is sensible.
+///
+/// # Errors
+/// [`Error::Input`] when it is not 1 to [`MAX_THREADS`].
+pub fn check_threads(threads: usize) -> Result<()> {
+    if (1..=MAX_THREADS).contains(&threads) {
+        return Ok(());
+    }
+    Err(Error::input(format!("cannot run on {threads} threads: choose 1 to {MAX_THREADS}")))
+}
+
+/// The number of threads for a model where none is asked for: one a core, at most four. Ask for more for a large model.
+pub fn default_threads() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get().min(USUAL_THREADS))
+}
+
 impl ThreadPool {
-    /// A pool of 1 to [`MAX_THREADS`] threads, the one that uses it included.
+    /// A pool of 1 to [`MAX_THREADS`] threads, the one that uses it included, with the [preferred](Isa::preferred)
+    /// instruction set.
     ///
     /// # Errors
-    /// [`Error::Input`] for any other number, [`Error::Thread`] when the system gives no threads.
+    /// [`Error::Input`] for any other number or a preference that the CPU lacks, [`Error::Thread`] when the system gives no
+    /// threads.
     pub fn new(threads: usize) -> Result<Self> {
-        if !(1..=MAX_THREADS).contains(&threads) {
-            return Err(Error::input(format!("cannot run on {threads} threads: choose 1 to {MAX_THREADS}")));
-        }
-        let mut pool = Self { shared: Arc::default(), workers: Vec::new() };
+        Self::with_isa(threads, Isa::preferred()?)
+    }
+
+    /// A pool whose kernels use this instruction set.
+    ///
+    /// # Errors
+    /// Those of [`ThreadPool::new`].
+    pub fn with_isa(threads: usize, isa: Isa) -> Result<Self> {
+        let isa = isa.check()?;
+        check_threads(threads)?;
+        let mut pool = Self { shared: Arc::default(), workers: Vec::new(), isa };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let worker = thread::Builder::new().name(format!("dream-{i}")).spawn(move || shared.work());
+            let worker = thread::Builder::new().name(format!("dream-{i}")).spawn(move || isa.run(|| shared.work()));
             pool.workers.push(worker.map_err(|e| Error::Thread(e.to_string()))?);
         }
         *pool.shared.sleepers.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -66,7 +96,7 @@ impl ThreadPool {
             }
         }
         let _restore = Restore(CURRENT.replace(Some((Arc::clone(&self.shared), self.workers.len() + 1))));
-        work()
+        self.isa.run(work)
     }
 }
 
@@ -251,6 +281,15 @@ mod tests {
         }
         assert_eq!(ThreadPool::new(3).unwrap().install(current_threads), 3);
         assert_eq!(current_threads(), 1, "outside of a pool");
+    }
+
+    #[test]
+    fn every_thread_of_a_pool_uses_its_instruction_set() {
+        for isa in Isa::of_cpu() {
+            let pool = ThreadPool::with_isa(3, isa).unwrap();
+            let check = |_| assert_eq!(Isa::current(), isa);
+            (0..50).for_each(|_| pool.install(|| for_each(20, check)));
+        }
     }
 
     #[test]

@@ -109,6 +109,30 @@ fn line_at(i: usize, side: usize, width: usize) -> usize {
 mod tests {
     use super::*;
     use candle_core::Tensor;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The reference numbers every value by where it lies.
+        #[test]
+        fn tokens_match_a_plain_reference(h in 1..6_usize, w in 1..6_usize, side in 1..5_usize, channels in 1..8_usize) {
+            let (height, width) = (h * side, w * side);
+            let count = (height * width * channels) as f32;
+            let cells = Tensor::arange(0f32, count, &Device::Cpu).unwrap().reshape((height, width, channels)).unwrap();
+            let tokens = cells_to_tokens(&Array::from_tensor(&cells).unwrap(), side).unwrap();
+            prop_assert_eq!(tokens.dims(), [h * w, side * side * channels]);
+            let mut at = tokens.iter();
+            for (ty, tx) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))) {
+                for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
+                    for c in 0..channels {
+                        let from = ((ty * side + y) * width + tx * side + x) * channels + c;
+                        prop_assert_eq!(at.next(), Some(&(from as f32)));
+                    }
+                }
+            }
+            let back = tokens_to_cells(&tokens, h, w, side).unwrap();
+            prop_assert_eq!((back.dims(), &back[..]), (cells.dims(), &cells.flatten_all().unwrap().to_vec1::<f32>().unwrap()[..]));
+        }
+    }
 
     #[test]
     fn sizes_that_are_no_whole_number_of_patches_are_refused() {

@@ -30,7 +30,7 @@ pub struct Dream {
     pub start: Option<Arc<Frame>>,
     /// Whether the world stands still.
     pub paused: bool,
-    /// Worker threads of the model; all cores when `None`. Several worlds at once are faster with a few each.
+    /// Worker threads of the model; [as many as usual](crate::kernel::default_threads) when `None`. Several worlds at once are faster with a few each.
     pub threads: Option<usize>,
     /// How much of the past is kept to go back to, which bounds the memory it takes.
     pub past: TimelineOptions,

@@ -60,7 +60,7 @@ pub struct ExploreOptions {
     pub seed: u64,
     /// Where the model runs.
     pub device: DeviceChoice,
-    /// Worker threads of the model; all cores when `None`.
+    /// Worker threads of the model; [as many as usual](crate::kernel::default_threads) when `None`.
     pub threads: Option<usize>,
     /// Frame size; the model's own when `None`.
     pub size: Option<FrameSize>,

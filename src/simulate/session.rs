@@ -77,7 +77,7 @@ impl Session {
         }
         let settings = options.settings.unwrap_or(model.info().settings);
         check_settings(settings)?;
-        let size = options.size.unwrap_or(model.info().default_size);
+        let size = options.size.unwrap_or(model.info().default_size).check()?;
         let mut rollout = Arc::clone(&model).open(size)?;
         rollout.set_prompt(&options.prompt)?;
         rollout.set_settings(settings);

@@ -86,11 +86,13 @@ impl Timeline {
     pub fn step(&mut self, controls: &[Controls]) -> Result<Chunk> {
         let before = Some(Arc::new(self.session.snapshot()?));
         let chunk = self.session.step(controls)?;
+        let last = self.moments.back().map(|last| Arc::clone(&last.prompt));
+        let prompt = last.filter(|last| **last == *self.session.prompt());
         self.moments.push_back(Moment {
             index: chunk.index,
             before,
             controls: controls.into(),
-            prompt: self.session.prompt().into(),
+            prompt: prompt.unwrap_or_else(|| self.session.prompt().into()),
             settings: self.session.settings(),
             frame: chunk.frames.last().cloned().unwrap_or_else(|| Frame::black(self.session.size())).into(),
         });

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 /// Steps that are remembered for the estimate of how long the next one takes.
 const REMEMBERED: usize = 16;
 
@@ -35,7 +37,7 @@ impl Pace {
 
     /// When to begin the next chunk; `None` is at once.
     pub fn begin_at(&self) -> Option<Instant> {
-        let mut steps: Vec<_> = self.steps.iter().copied().collect();
+        let mut steps: SmallVec<[Duration; REMEMBERED]> = self.steps.iter().copied().collect();
         steps.sort_unstable_by(|a, b| b.cmp(a));
         let outliers = if steps.len() == REMEMBERED { OUTLIERS } else { 0 };
         // A model whose step takes longer than a chunk lasts is late in any case: a longer lead only makes the controls older.

@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
@@ -15,7 +15,7 @@ use super::film::Film;
 use super::pace::Pace;
 use super::playout::TimedChunk;
 use super::{ChunkInfo, Event, Input, Wake};
-use crate::kernel::{MAX_THREADS, ThreadPool};
+use crate::kernel::{ThreadPool, default_threads};
 use crate::model::{Interrupt, Settings, WorldModel};
 use crate::simulate::{ControlScript, SessionOptions, Timeline, TimelineOptions};
 use crate::{Controls, Error, Frame, Result};
@@ -88,8 +88,8 @@ impl Worker {
         first: SessionOptions,
         threads: Option<usize>,
     ) {
-        let cores = || thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
-        let loaded = ThreadPool::new(threads.unwrap_or_else(cores)).and_then(|pool| Ok((guarded(&pool, load)?, pool)));
+        let pool = ThreadPool::new(threads.unwrap_or_else(default_threads));
+        let loaded = pool.and_then(|pool| Ok((guarded(&pool, load)?, pool)));
         match loaded {
             Ok((model, pool)) => {
                 let info = model.info();

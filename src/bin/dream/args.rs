@@ -3,18 +3,14 @@
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 
 use bevy_dream::checkpoint::{self, DeviceChoice};
-use bevy_dream::kernel::ThreadPool;
+use bevy_dream::kernel::{ThreadPool, check_threads, default_threads};
 use bevy_dream::model::{Settings, WorldModel};
 use bevy_dream::simulate::check_settings;
 use bevy_dream::{Error, FrameSize, Result};
 
 use crate::output::{load_bar, note};
-
-/// More threads than this slow a small model down on most machines.
-const MOST_THREADS: usize = 4;
 
 /// Which model runs, and where.
 #[derive(clap::Args)]
@@ -25,21 +21,34 @@ pub struct ModelArgs {
     /// Worker threads of the model [default: the cores, at most 4]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Where the model runs: cpu, cuda, metal or auto
+    /// Where the model runs: cpu, cuda, metal, or auto, the best of these that this build, machine and model have
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub device: DeviceChoice,
+    device: DeviceChoice,
 }
 
 impl ModelArgs {
     /// The number of worker threads.
     pub fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(cores)
+        self.threads.unwrap_or_else(default_threads)
+    }
+
+    /// Where the model runs; a build that has a choice tells what was chosen.
+    pub fn device(&self) -> Result<DeviceChoice> {
+        if self.device != DeviceChoice::Auto {
+            return Ok(self.device);
+        }
+        let (device, why) = DeviceChoice::auto(&checkpoint::family(&self.model)?);
+        if cfg!(any(feature = "cuda", feature = "metal")) {
+            note(format!("the model runs on {device}: {why}"));
+        }
+        Ok(device)
     }
 
     /// The worker threads and the model.
     pub fn load(&self) -> Result<(ThreadPool, Arc<dyn WorldModel>)> {
         let pool = ThreadPool::new(self.threads())?;
-        let load = || checkpoint::watch(load_bar(), || checkpoint::load(&self.model, self.device));
+        let device = self.device()?;
+        let load = || checkpoint::watch(load_bar(), || checkpoint::load(&self.model, device));
         let model = pool.install(load)?;
         if let Some(notice) = &model.info().notice {
             note(notice);
@@ -48,16 +57,12 @@ impl ModelArgs {
     }
 }
 
-/// The number of worker threads where none is asked for.
-pub fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)
-}
-
 /// Threads that each work on worlds of their own.
 ///
 /// # Errors
-/// [`Error::Input`] when the system gives no threads.
+/// [`Error::Input`] for another number than 1 to 64, or when the system gives no threads.
 pub fn world_threads(threads: usize) -> Result<rayon::ThreadPool> {
+    check_threads(threads)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     pool.map_err(|e| Error::input(format!("--threads: {e}")))
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bevy_dream::checkpoint;
-use bevy_dream::kernel::{ThreadPool, gemm_peak_gflops};
+use bevy_dream::checkpoint::{self, DeviceChoice};
+use bevy_dream::kernel::{Isa, ThreadPool, gemm_peak_gflops};
 use bevy_dream::model::WorldModel;
 use bevy_dream::simulate::{Session, SessionOptions};
 use bevy_dream::stream::{Event, Stream, StreamOptions};
@@ -42,9 +42,10 @@ pub struct Args {
 /// Runs the command in a process that `began` then.
 pub fn run(args: &Args, began: Instant) -> Result<()> {
     let pool = ThreadPool::new(args.model.threads())?;
+    let device = args.model.device()?;
     let half = Duration::from_secs(args.seconds.into()) / 2;
     let bar = progress(u64::from(args.seconds), "seconds");
-    let live = live(args, began, half)?;
+    let live = live(args, device, began, half)?;
     bar.set_position(u64::from(args.seconds) / 2);
     let flat = pool.install(|| flat_out(args, &live.model, half))?;
     bar.finish_and_clear();
@@ -60,7 +61,9 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         "model": info.name,
         "size": args.world.size(model).to_string(),
         "steps": settings.steps,
+        "device": device.to_string(),
         "threads": args.model.threads(),
+        "isa": pool.install(Isa::current).to_string(),
         "fps": round(fps),
         "shown_fps": round(live.shown_fps),
         "chunk_ms": {
@@ -70,7 +73,7 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         "control_to_frame_ms": { "p50": ms(&live.delays, 0.5), "p95": ms(&live.delays, 0.95) },
         "spacing_ms": {
             "p50": ms(&live.spacing, 0.5), "p95": ms(&live.spacing, 0.95), "max": ms(&live.spacing, 1.0),
-            "off": round(uneven(&live.spacing, info.fps)),
+            "off": round_to(uneven(&live.spacing, info.fps), 4),
         },
         "first_frame_ms": round(live.first_frame.as_secs_f64() * 1e3),
         "stage_ms": {
@@ -106,8 +109,8 @@ struct Live {
 type Memory = [Option<f64>; 2];
 
 /// Runs the model thread in real time.
-fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
-    let (folder, device) = (args.model.model.clone(), args.model.device);
+fn live(args: &Args, device: DeviceChoice, began: Instant, time: Duration) -> Result<Live> {
+    let folder = args.model.model.clone();
     let (loaded, model) = crossbeam_channel::bounded(1);
     let world_args = args.world;
     let load = move || {
@@ -238,7 +241,13 @@ fn uneven(spacing: &[Duration], fps: f32) -> f64 {
 }
 
 fn round(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
+    round_to(value, 2)
+}
+
+/// A number with so many digits after the point.
+fn round_to(value: f64, digits: i32) -> f64 {
+    let unit = 10f64.powi(digits);
+    (value * unit).round() / unit
 }
 
 /// Resident memory, where the system tells.

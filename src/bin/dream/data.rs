@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::thread;
 
 use bevy_dream::dataset::{EpisodeConfig, HELD_OUT_SEED, write_dataset};
+use bevy_dream::kernel::MAX_THREADS;
 use bevy_dream::voxel::PolicyKind;
 use bevy_dream::{Error, FrameSize, Result};
 
@@ -31,9 +33,9 @@ pub struct Args {
     /// From 0 (open land) to 1 (structures, cliffs and caves)
     #[arg(long, default_value_t = 0.5)]
     richness: f32,
-    /// Worker threads; all cores when left out
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
-    threads: usize,
+    /// Worker threads [default: the cores, at most 64]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     /// Allow the seeds from 500000 up, which are never trained on
     #[arg(long)]
     held_out: bool,
@@ -54,7 +56,8 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let config =
         EpisodeConfig { size: args.size, ticks: args.ticks, policy: args.policy.clone(), richness: args.richness };
-    let pool = world_threads(args.threads)?;
+    let cores = || thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_THREADS));
+    let pool = world_threads(args.threads.unwrap_or_else(cores))?;
     let bar = progress(args.seeds.end - args.seeds.start, "episodes");
     pool.install(|| write_dataset(args.seeds.clone(), &config, &args.out, |n| bar.inc(n)))?;
     bar.finish();

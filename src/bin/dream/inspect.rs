@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use bevy_dream::checkpoint::{Index, checkpoints, family, is_checkpoint};
 use bevy_dream::family::facts::{Facts, facts};
-use bevy_dream::kernel::{Activation, Linear, ThreadPool};
+use bevy_dream::kernel::{Activation, Linear, ThreadPool, default_threads};
 use bevy_dream::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::args::cores;
 use crate::output::say;
 
 /// As long as the speed of this machine is measured.
@@ -164,7 +163,7 @@ fn read_headers(path: &Path) -> Result<FileReport> {
 
 /// What it takes to run a model on this machine.
 fn run_here(facts: &Facts) -> Result<Run> {
-    let gflops = ThreadPool::new(cores())?.install(layer_gflops)?;
+    let gflops = ThreadPool::new(default_threads())?.install(layer_gflops)?;
     Ok(Run {
         bytes: facts.bytes,
         bytes_free: free_bytes(),

@@ -27,7 +27,7 @@ pub fn run(args: &Args) -> Result<()> {
     explore(ExploreOptions {
         prompt: args.prompt.clone(),
         seed: args.seed,
-        device: args.model.device,
+        device: args.model.device()?,
         threads: Some(args.model.threads()),
         size: args.world.size,
         settings: Some(args.world.settings(&*model)?),

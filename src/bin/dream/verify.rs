@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use bevy_dream::family::verify::{Stage, verify};
-use bevy_dream::kernel::ThreadPool;
+use bevy_dream::kernel::{ThreadPool, default_threads};
 use bevy_dream::{Error, Result};
 
-use crate::args::cores;
 use crate::output::say;
 
 /// Compare a model with what its reference implementation computed, stage by stage
@@ -24,7 +23,7 @@ pub struct Args {
 
 /// Runs the command; an error beyond its gate is an error.
 pub fn run(args: &Args) -> Result<()> {
-    let pool = ThreadPool::new(args.threads.unwrap_or_else(cores))?;
+    let pool = ThreadPool::new(args.threads.unwrap_or_else(default_threads))?;
     let stages = pool.install(|| verify(&args.folder))?;
     if args.json {
         say(serde_json::to_string(&stages).map_err(|e| Error::input(e.to_string()))?)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{ExploreOptions, say};
-use crate::kernel::ThreadPool;
+use crate::kernel::{ThreadPool, default_threads};
 use crate::plugin::ModelLoader;
 use crate::simulate::{ControlScript, Session, SessionOptions};
 use crate::video::{VideoWriter, contact_sheet, save_png};
@@ -27,8 +27,7 @@ pub(super) fn render(options: &ExploreOptions, loader: &ModelLoader) -> Result<(
     };
     let model = loader.load(&options.model_dir)?;
     let (ticks, fps) = (model.info().frames_per_chunk, model.info().fps);
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let pool = ThreadPool::new(options.threads.unwrap_or(cores))?;
+    let pool = ThreadPool::new(options.threads.unwrap_or_else(default_threads))?;
     let frames = pool.install(|| -> Result<Vec<Frame>> {
         let mut session = Session::new(
             model,
