@@ -263,6 +263,7 @@ fn bench_reports_every_figure() {
         ("control_to_frame_ms", "p50"),
         ("control_to_frame_ms", "p95"),
         ("stage_ms", "denoise"),
+        ("travel", "timeline_mb"),
         ("travel", "rewind_ms"),
         ("travel", "snapshot_ms"),
         ("travel", "restore_ms"),
