@@ -197,7 +197,7 @@ mod tests {
 
     #[cfg(feature = "mp4")]
     fn noise(count: usize) -> Vec<Frame> {
-        let noise = |seed: usize| (0..SIZE.pixels() * 3).map(|i| ((i + seed) * 2_654_435_761 >> 7) as u8).collect();
+        let noise = |seed: usize| (0..SIZE.pixels() * 3).map(|i| (((i + seed) * 2_654_435_761) >> 7) as u8).collect();
         (0..count).map(|seed| Frame { size: SIZE, rgb: noise(seed * 7919) }).collect()
     }
 

@@ -1,4 +1,4 @@
-//! H.264 in a fragmented MP4 file: OpenH264 encodes, muxide writes the container.
+//! H.264 in a fragmented MP4 file: `OpenH264` encodes, muxide writes the container.
 //!
 //! A fragment of about a second is in the file as soon as it is made, and a file that ends after any of them plays: memory does
 //! not grow with the length, and a full disk or a killed process takes the last second alone.
