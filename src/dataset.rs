@@ -12,7 +12,7 @@ mod shard;
 mod tests;
 
 pub use episode::{CaptionSet, Episode, EpisodeConfig, EpisodeMeta, GENERATOR, SceneChange, record};
-pub use shard::{EPISODES_PER_SHARD, ShardReader, ShardWriter, write_dataset};
+pub use shard::{EPISODES_PER_SHARD, MAX_ACTION, ShardReader, ShardWriter, check_action, write_dataset};
 
 /// Worlds with seeds from here on are never trained on: evaluation draws from them.
 pub const HELD_OUT_SEED: u64 = 500_000;

@@ -86,6 +86,7 @@ pub mod family;
 pub mod frame;
 pub mod kernel;
 pub mod model;
+mod partial;
 #[cfg(feature = "bevy")]
 pub mod plugin;
 #[cfg(feature = "bevy")]

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 pub use interrupt::Interrupt;
 use serde::{Deserialize, Serialize};
+pub(crate) use state::Part;
 pub use state::RolloutState;
 
 use crate::{Controls, Frame, FrameSize, Result};

@@ -11,6 +11,6 @@ pub mod session;
 pub mod timeline;
 
 pub use noise::Noise;
-pub use replay::{ControlScript, FrameHasher, Replay, ReplayHeader};
+pub use replay::{ControlScript, FrameHasher, Replay, ReplayHeader, frame_hash};
 pub use session::{Chunk, MAX_PROMPT_CHARS, Session, SessionOptions, Snapshot, check_prompt, check_settings};
 pub use timeline::{Timeline, TimelineOptions};

@@ -122,7 +122,7 @@ pub enum Event {
 }
 
 /// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present pass through the network,
-/// and waits only for a recording to be complete.
+/// and waits only for a recording to be complete, of which at most 32 frames are not written.
 pub struct Stream {
     commands: Sender<Command>,
     /// Counts the commands.
@@ -247,7 +247,8 @@ impl Stream {
 
     /// Records the world from its next chunk on, to a video as of [`VideoWriter`](crate::video::VideoWriter), with a save of
     /// this moment and a [replay](crate::simulate::Replay) beside it; `None` ends the recording. It also ends when the
-    /// world goes to another moment, is left for another, or gets other settings.
+    /// world goes to another moment, is left for another, or gets other settings, and when the disk is full: what was recorded stays
+    /// then, and the reason arrives as [`Event::Rejected`]. A world that is faster than its recording waits: no frame is left out.
     ///
     /// # Errors
     /// As [`Stream::set_prompt`]. That a file cannot be written arrives as [`Event::Rejected`].

@@ -14,7 +14,6 @@ mod folder;
 mod gif;
 #[cfg(feature = "mp4")]
 mod mp4;
-mod partial;
 mod picture;
 
 use std::path::{Path, PathBuf};
@@ -31,8 +30,9 @@ trait Encoder: Send {
 
 /// Writes frames to a video file, or to a folder of pictures.
 ///
-/// What is written stands under a temporary name beside the path until [`VideoWriter::finish`] puts it in
-/// place, and is removed when the writer is dropped before.
+/// What is written stands under a temporary name (`walk.gif.123-0.part`) beside the path until [`VideoWriter::finish`] puts it in
+/// place, and is removed when the writer is dropped before. A process that is killed leaves it there, and it plays as far as it
+/// was written, of an MP4 all but the last second.
 pub struct VideoWriter {
     path: PathBuf,
     size: FrameSize,
@@ -82,7 +82,7 @@ impl VideoWriter {
         Ok(Self { path: path.to_owned(), size, encoder })
     }
 
-    /// Appends a frame.
+    /// Appends a frame. After an error the video holds those before, to be kept with [`VideoWriter::finish`].
     ///
     /// # Errors
     /// [`Error::Input`] when the frame has another size, [`Error::Io`] when it cannot be written.
@@ -98,10 +98,10 @@ impl VideoWriter {
         self.encoder.push(frame)
     }
 
-    /// Completes the video and puts it in place.
+    /// Completes the video and puts it in place, even if not all of it could be written.
     ///
     /// # Errors
-    /// [`Error::Input`] when there is no frame, [`Error::Io`] when it cannot be written.
+    /// [`Error::Input`] when there is no frame, [`Error::Io`] when the rest cannot be written.
     pub fn finish(self) -> Result<()> {
         self.encoder.finish()
     }
@@ -196,18 +196,96 @@ mod tests {
     }
 
     #[cfg(feature = "mp4")]
+    fn noise(count: usize) -> Vec<Frame> {
+        let noise = |seed: usize| (0..SIZE.pixels() * 3).map(|i| (((i + seed) * 2_654_435_761) >> 7) as u8).collect();
+        (0..count).map(|seed| Frame { size: SIZE, rgb: noise(seed * 7919) }).collect()
+    }
+
+    /// The boxes that a part of an MP4 consists of: type and content.
+    #[cfg(feature = "mp4")]
+    fn boxes(mut bytes: &[u8]) -> Vec<(&str, &[u8])> {
+        let mut boxes = Vec::new();
+        while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+            let content = &rest[..u32::from_be_bytes(*length) as usize - 4];
+            boxes.push((std::str::from_utf8(&content[..4]).unwrap(), &content[4..]));
+            bytes = &rest[content.len()..];
+        }
+        boxes
+    }
+
+    /// The content of the boxes at the end of `path`.
+    #[cfg(feature = "mp4")]
+    fn inside<'a>(bytes: &'a [u8], path: &[&str]) -> Vec<&'a [u8]> {
+        path.iter().fold(vec![bytes], |parts, name| {
+            parts.into_iter().flat_map(boxes).filter(|(found, _)| found == name).map(|(_, content)| content).collect()
+        })
+    }
+
+    #[cfg(feature = "mp4")]
+    fn number(bytes: &[u8], at: usize) -> u32 {
+        u32::from_be_bytes(*bytes[at..].first_chunk().unwrap())
+    }
+
+    /// The times of the frames of an MP4, and the units of a second.
+    #[cfg(feature = "mp4")]
+    fn times(bytes: &[u8]) -> (Vec<u32>, u32) {
+        let units = number(inside(bytes, &["moov", "trak", "mdia", "mdhd"])[0], 12);
+        let runs = inside(bytes, &["moof", "traf", "trun"]);
+        let times = runs.iter().flat_map(|run| (0..number(run, 4) as usize).map(|i| number(run, 12 + 16 * i)));
+        (times.collect(), units)
+    }
+
+    #[cfg(feature = "mp4")]
     #[test]
-    fn an_mp4_holds_its_frames() {
+    fn an_mp4_holds_its_frames_at_their_rate() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.mp4");
-        let noise = |seed: usize| (0..SIZE.pixels() * 3).map(|i| ((i + seed) * 2_654_435_761 >> 7) as u8).collect();
-        let frames: Vec<_> = (0..40).map(|seed| Frame { size: SIZE, rgb: noise(seed * 7919) }).collect();
-        write(&path, 20.0, &frames).unwrap();
-        let bytes = fs::read(&path).unwrap();
-        assert_eq!(&bytes[4..8], b"ftyp");
-        // The box of sample sizes: type, version, common size, count.
-        let stsz = bytes.windows(4).position(|w| w == b"stsz").unwrap();
-        assert_eq!(bytes[stsz + 12..stsz + 16], 40u32.to_be_bytes(), "no frame is skipped");
+        for (fps, count, units) in [(20.0, 41, 20_000), (29.97, 65, 29_970), (1.0, 3, 1000)] {
+            write(&path, fps, &noise(count)).unwrap();
+            let bytes = fs::read(&path).unwrap();
+            assert_eq!(&bytes[4..8], b"ftyp");
+            assert_eq!(times(&bytes), (vec![1000; count], units), "no frame is skipped");
+            let begins = inside(&bytes, &["moof", "traf", "tfdt"]).into_iter().map(|begin| number(begin, 8));
+            let lengths = inside(&bytes, &["moof", "traf", "trun"]).into_iter().map(|run| 1000 * number(run, 4));
+            let expected = lengths.scan(0, |at, length| Some(std::mem::replace(at, *at + length)));
+            assert!(begins.eq(expected));
+        }
         assert!(VideoWriter::create(dir.path().join("y.mp4"), FrameSize::new(25, 16), 20.0).is_err());
+    }
+
+    #[cfg(feature = "mp4")]
+    #[test]
+    fn an_mp4_decodes_to_its_frames() {
+        use openh264::formats::YUVSource;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.mp4");
+        write(&path, 20.0, &[flat(30), flat(120), flat(230)]).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let mut decoder = openh264::decoder::Decoder::new().unwrap();
+        let mut shown = Vec::new();
+        let mut samples = inside(&bytes, &["mdat"])[0];
+        while let Some((length, rest)) = samples.split_first_chunk::<4>() {
+            let (unit, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+            if let Some(picture) = decoder.decode(&[&[0, 0, 0, 1], unit].concat()).unwrap() {
+                assert_eq!(picture.dimensions(), (SIZE.width, SIZE.height));
+                let mut rgb = vec![0; SIZE.pixels() * 3];
+                picture.write_rgb8(&mut rgb);
+                shown.push(rgb[300]);
+            }
+            samples = rest;
+        }
+        assert_eq!(shown.len(), 3);
+        assert!(shown.iter().zip([30, 120, 230]).all(|(a, b)| a.abs_diff(b) < 12), "{shown:?}");
+    }
+
+    #[cfg(feature = "mp4")]
+    #[test]
+    fn an_mp4_under_way_plays_but_for_the_last_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut video = VideoWriter::create(dir.path().join("x.mp4"), SIZE, 20.0).unwrap();
+        noise(70).iter().for_each(|frame| video.push(frame).unwrap());
+        let part = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+        assert_eq!(times(&fs::read(part).unwrap()).0.len(), 60);
     }
 }

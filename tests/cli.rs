@@ -183,7 +183,7 @@ fn a_rendered_walk_replays_to_the_same_frames() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let picture = Frame { size: FrameSize::new(90, 40), rgb: (0..90 * 40 * 3).map(|i| (i % 251) as u8).collect() };
     save_png(&picture, path("start.jpg.png")).unwrap();
-    let args = render(&["--out", &path("walk/"), "--start", &path("start.jpg.png"), "--seed", "3"]);
+    let args = render(&["--out", &path("walk/"), "--start", &path("start.jpg.png"), "--seed", "3", "--threads", "1"]);
     let printed = accepted(&borrowed(&args));
     assert_eq!(printed.lines().count(), 2, "{printed}");
     assert_eq!(fs::read_dir(path("walk")).unwrap().count(), 5);
@@ -191,16 +191,60 @@ fn a_rendered_walk_replays_to_the_same_frames() {
 
     let replay = path("walk.replay.jsonl");
     let model = &SMALL[..2];
-    let digest = accepted(&[&["replay", &replay, "--verify"], model].concat());
+    let digest = accepted(&[&["replay", &replay, "--verify", "--threads", "1"], model].concat());
     assert_eq!(digest.trim().len(), 64);
+    assert_eq!(accepted(&[&["replay", &replay, "--verify", "--threads", "2"], model].concat()), digest);
     let text = fs::read_to_string(&replay).unwrap();
     fs::write(&replay, text.replace("\"seed\":3", "\"seed\":4")).unwrap();
-    assert!(refusal(&[&["replay", &replay, "--verify"], model].concat()).contains("frames differ"));
+    assert!(refusal(&[&["replay", &replay, "--verify"], model].concat()).contains("from tick 0 on"));
     assert_ne!(accepted(&[&["replay", &replay], model].concat()), digest);
+    // The first frame that another prompt decides.
+    let changed = text.replace("{\"tick\":2,", "{\"tick\":2,\"prompt\":\"a dark cave\",");
+    assert_ne!(changed, text);
+    fs::write(&replay, changed).unwrap();
+    assert!(refusal(&[&["replay", &replay, "--verify"], model].concat()).contains("from tick 2 on, the 3. of 5"));
     let header: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     let weights = header["model"].as_str().unwrap();
     fs::write(&replay, text.replace(weights, &"0".repeat(64))).unwrap();
     assert!(refusal(&[&["replay", &replay], model].concat()).contains("other weights"));
+}
+
+/// `dream` where no file may grow beyond some KB, as on a full disk.
+#[cfg(unix)]
+fn dream_on_a_full_disk(args: &[&str]) -> Output {
+    // A signal that is not heeded makes a file that grows beyond the limit an error. Its unit is 512 bytes or 1024.
+    Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 24; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_dream")])
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn what_was_rendered_stays_when_the_disk_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let names: &[_] = if cfg!(feature = "mp4") { &["walk.gif", "walk.mp4"] } else { &["walk.gif"] };
+    for name in names {
+        let mut args = render(&["--out", &path(name), "--steps", "1"]);
+        args[4] = "200".into();
+        let output = dream_on_a_full_disk(&borrowed(&args));
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && told.lines().count() == 1, "{told}");
+        assert!(told.contains(name) && told.contains("frames are kept"), "{told}");
+        accepted(&[&["replay", &path("walk.replay.jsonl"), "--verify"], &SMALL[..2]].concat());
+        let bytes = fs::read(path(name)).unwrap();
+        assert!(bytes.len() > 4096, "{} bytes", bytes.len());
+        if *name == "walk.gif" {
+            let decoder = image::codecs::gif::GifDecoder::new(std::io::Cursor::new(bytes)).unwrap();
+            let frames = image::AnimationDecoder::into_frames(decoder).collect_frames().unwrap();
+            assert!(told.contains(&format!(" {} frames are kept", frames.len())), "{told}");
+        }
+    }
+    let left = fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, names.len() + 1, "the videos and a replay");
 }
 
 #[test]
@@ -243,6 +287,7 @@ fn bench_reports_every_figure() {
         ("control_to_frame_ms", "p50"),
         ("control_to_frame_ms", "p95"),
         ("stage_ms", "denoise"),
+        ("travel", "timeline_mb"),
         ("travel", "rewind_ms"),
         ("travel", "snapshot_ms"),
         ("travel", "restore_ms"),

@@ -11,6 +11,7 @@ import torch
 from text_corpus import phrasings
 
 NAMES = ["forward", "strafe", "sprint", "jump", "yaw", "pitch", "break", "place"]  # of `Controls::to_vector`
+MAX_ACTION = 1e4  # as in `src/dataset/shard.rs`
 MIRROR = np.array([1, -1, 1, 1, -1, 1, 1, 1], np.float32)  # strafe and yaw change sign in a mirror
 
 
@@ -45,6 +46,10 @@ class Episodes:
             self.items += episodes.values()
         if not self.items:
             raise SystemExit(f"error: no shards in {', '.join(map(str, folders))}: make some with `cargo run --bin dream -- data`")
+        for e in self.items:
+            if not (np.abs(e["actions.npy"]) <= MAX_ACTION).all():  # nor is NaN
+                seed, folders = e["json"]["seed"], ", ".join(map(str, folders))
+                raise SystemExit(f"error: {folders}: an action of episode {seed} is not finite or beyond {MAX_ACTION:.0f}: record it again")
         if rephrased:
             for meta in (e["json"] for e in self.items if "scenes" in e["json"]):
                 for change, caption in zip(meta["scenes"], meta["captions"]):

@@ -13,6 +13,7 @@ dream=${CARGO_TARGET_DIR:-target}/debug/dream
 "$dream" data --seeds 500000..500004 --ticks 48 --out "$work/heldout" --held-out
 common=(--data "$work/train" --held-out "$work/heldout" --config train/tiny.json --max-steps 20)
 
+$python train/test_data.py
 $python train/test_walk.py
 $python train/text.py --smoke --out "$work/text" --model "$work/model"
 $python train/vcn.py "${common[@]}" --out "$work/vcn" --batch 2

@@ -16,6 +16,22 @@ use crate::{Controls, Error, Frame, FrameSize, Result};
 /// Episodes in a full shard.
 pub const EPISODES_PER_SHARD: usize = 64;
 
+/// The farthest from 0 that a number of an action may be: what is larger drowns everything else in training.
+pub const MAX_ACTION: f32 = 1e4;
+
+/// Whether an action can be recorded.
+///
+/// # Errors
+/// [`Error::Input`] when one of its numbers is not finite or farther from 0 than [`MAX_ACTION`].
+pub fn check_action(action: &[f32]) -> Result<()> {
+    match action.iter().find(|x| !(-MAX_ACTION..=MAX_ACTION).contains(*x)) {
+        Some(x) => Err(Error::input(format!(
+            "an action of {x} cannot be trained on: its numbers must lie within ±{MAX_ACTION}"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Records the episodes of `seeds` into shards in the folder `out`, on the threads of the current rayon pool.
 /// The files do not depend on the number of threads. `progress` is called with the number of new episodes.
 ///
@@ -82,7 +98,8 @@ impl ShardWriter {
     /// [`Episode::nearness`].
     ///
     /// # Errors
-    /// [`Error::Io`] when the shard cannot be written.
+    /// [`Error::Input`] when they are not as many, as long or as large as they should be, or by [`check_action`]; what was
+    /// written before stays. [`Error::Io`] when the shard cannot be written.
     pub fn append(
         &mut self,
         meta: &EpisodeMeta,
@@ -90,6 +107,7 @@ impl ShardWriter {
         actions: &[impl AsRef<[f32]>],
         nearness: &[Vec<f16>],
     ) -> Result<()> {
+        check(meta, frames, actions, nearness)?;
         let path = self.path("tar.part");
         let (mut tar, count) = match self.open.take() {
             Some(open) => open,
@@ -127,6 +145,36 @@ impl ShardWriter {
     pub fn finish(mut self) -> Result<()> {
         self.close()
     }
+}
+
+/// Whether an episode is what its metadata say.
+fn check(meta: &EpisodeMeta, frames: &[Frame], actions: &[impl AsRef<[f32]>], nearness: &[Vec<f16>]) -> Result<()> {
+    let size = FrameSize::new(meta.width, meta.height);
+    if actions.len() != frames.len() || !(nearness.is_empty() || nearness.len() == frames.len()) {
+        return Err(Error::input(format!(
+            "an episode of {} frames cannot have {} actions and {} pictures of nearness",
+            frames.len(),
+            actions.len(),
+            nearness.len()
+        )));
+    }
+    if let Some(frame) = frames.iter().find(|frame| frame.size != size || frame.rgb.len() != size.pixels() * 3) {
+        return Err(Error::input(format!("a frame of {} is not of an episode of {size}", frame.size)));
+    }
+    if nearness.iter().any(|near| near.len() != size.pixels()) {
+        return Err(Error::input(format!("a picture of nearness is not {size}")));
+    }
+    for (tick, action) in actions.iter().map(AsRef::as_ref).enumerate() {
+        if action.len() != meta.actions.len() {
+            return Err(Error::input(format!(
+                "tick {tick}: an action of {} numbers, but {} are named",
+                action.len(),
+                meta.actions.len()
+            )));
+        }
+        check_action(action).map_err(|error| Error::input(format!("tick {tick}: {error}")))?;
+    }
+    Ok(())
 }
 
 /// The files of an episode: ending and content.
@@ -236,8 +284,9 @@ fn episode(meta: EpisodeMeta, arrays: &[Vec<u8>], name: &str) -> Result<Episode>
         for (value, bytes) in vector.iter_mut().zip(bytes.chunks_exact(4)) {
             *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         }
-        Controls::from_vector(vector)
+        check_action(&vector).map_err(|error| Error::input(format!("{name}: {error}")))?;
+        Ok(Controls::from_vector(vector))
     };
-    let actions = numbers.chunks_exact(CONTROL_DIM * 4).map(row).collect();
+    let actions = numbers.chunks_exact(CONTROL_DIM * 4).map(row).collect::<Result<_>>()?;
     Ok(Episode { meta, frames, actions, nearness })
 }

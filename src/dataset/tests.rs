@@ -60,3 +60,32 @@ fn a_damaged_shard_is_an_error() {
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     assert!(ShardReader::open(&path).unwrap().for_each(|_| Ok(())).is_err());
 }
+
+#[test]
+fn an_episode_that_cannot_be_trained_on_is_refused_and_the_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::new(folder.path()).unwrap();
+    let good = record(1, &small());
+    writer.write(&good).unwrap();
+    let actions: Vec<_> = good.actions.iter().map(Controls::to_vector).collect();
+    let mut refused = |actions: &[Vec<f32>], part: &str| {
+        let error = writer.append(&good.meta, &good.frames, actions, &[]).unwrap_err();
+        assert!(matches!(&error, crate::Error::Input(reason) if reason.contains(part)), "{error}");
+    };
+    let rows: Vec<_> = actions.iter().map(|action| action.to_vec()).collect();
+    for bad in [f32::NAN, f32::INFINITY, -1e30] {
+        let mut rows = rows.clone();
+        rows[7][2] = bad;
+        refused(&rows, "tick 7: an action of");
+    }
+    refused(&rows[1..], "9 actions");
+    let mut short = rows.clone();
+    short[3].pop();
+    refused(&short, "tick 3: an action of 7 numbers, but 8 are named");
+    let mut other = good.clone();
+    other.frames[2] = crate::Frame::black(FrameSize::new(8, 8));
+    assert!(writer.write(&other).unwrap_err().to_string().contains("8x8"));
+    writer.write(&record(2, &small())).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(read(folder.path()), [good, record(2, &small())]);
+}

@@ -126,6 +126,17 @@ impl KeyValues {
         [self.tokens, self.width()]
     }
 
+    /// Where it lies, which clones share, and the bytes that it takes there; none of what it was given on a device.
+    pub(crate) fn packed_at(&self) -> Option<(usize, usize)> {
+        match &self.held {
+            Held::Packed(heads) => {
+                let bytes = heads.heads().iter().flatten().map(Packed::bytes).sum();
+                Some((heads.heads().as_ptr() as usize, bytes))
+            }
+            Held::Given(..) => None,
+        }
+    }
+
     /// Keys and values as they were given.
     ///
     /// # Errors

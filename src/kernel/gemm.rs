@@ -84,6 +84,11 @@ impl Packed {
         self.n.div_ceil(NR)
     }
 
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.rows[..])
+    }
+
     /// Hands over a part of every row after the other: its number, its first column and its values.
     pub fn each(&self, mut take: impl FnMut(usize, usize, &[f32])) {
         for first in (0..self.n).step_by(NR) {

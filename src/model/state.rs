@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Tensor, TensorId};
 
 use super::action::{CAMERA_DIM, Camera};
 use crate::kernel::KeyValues;
@@ -15,6 +15,14 @@ use crate::{Error, Result};
 pub struct RolloutState {
     tensors: BTreeMap<String, Tensor>,
     segments: BTreeMap<String, KeyValues>,
+}
+
+/// A part of states that several may share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    Tensor(TensorId),
+    /// What lies at this address.
+    At(usize),
 }
 
 impl RolloutState {
@@ -86,6 +94,17 @@ impl RolloutState {
     pub fn camera(&self, name: &str) -> Result<Camera> {
         let values = self.tensor(name, &[CAMERA_DIM])?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
         Ok(Camera::from_array(std::array::from_fn(|i| values[i])))
+    }
+
+    /// Hands over all its parts with their bytes.
+    pub(crate) fn parts(&self, mut take: impl FnMut(Part, usize)) {
+        let mut tensor = |tensor: &Tensor| {
+            take(Part::Tensor(tensor.id()), tensor.elem_count() * tensor.dtype().size_in_bytes());
+        };
+        self.tensors.values().for_each(&mut tensor);
+        let elsewhere = self.segments.values().filter(|segment| segment.packed_at().is_none());
+        elsewhere.filter_map(|segment| segment.given().ok()).flatten().for_each(|given| tensor(&given));
+        self.segments.values().filter_map(KeyValues::packed_at).for_each(|(at, bytes)| take(Part::At(at), bytes));
     }
 
     /// All of it as tensors, from which [`RolloutState::from_tensors`] makes the same state.

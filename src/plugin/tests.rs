@@ -181,7 +181,7 @@ fn a_paused_world_stands_still_and_goes_on_chunk_by_chunk() {
 fn the_game_says_how_much_of_the_past_is_kept() {
     let (mut app, _) = app(FakeModel::fast());
     let entity = spawn(&mut app);
-    let past = TimelineOptions { chunks: 4, instant: 1, branches: 0 };
+    let past = TimelineOptions { chunks: 4, branches: 0, ..Default::default() };
     change(&mut app, entity, |dream| dream.past = past);
     until_tick(&mut app, entity, 200);
     app.world_mut().trigger(DreamRewind { entity, time: Duration::from_secs(9) });

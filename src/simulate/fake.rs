@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 
 use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
@@ -28,6 +28,8 @@ pub struct FakeModel {
     pub delay: Duration,
     /// The chunk of every world that fails, and how.
     pub fault: Option<(u64, Fault)>,
+    /// How many numbers a state holds beside those that matter.
+    pub ballast: usize,
 }
 
 impl Default for FakeModel {
@@ -46,7 +48,7 @@ impl Default for FakeModel {
             holds_buttons: false,
             settings: Settings { steps: 2, first_steps: 4, guidance: 1.0, context_noise: 0.1 },
         };
-        Self { info, delay: Duration::ZERO, fault: None }
+        Self { info, delay: Duration::ZERO, fault: None, ballast: 0 }
     }
 }
 
@@ -199,6 +201,7 @@ impl Rollout for FakeRollout {
         let memory = Tensor::from_slice(&self.memory, 5, &Device::Cpu)?;
         let mut state = RolloutState::new();
         state.insert("memory", memory);
+        state.insert("ballast", Tensor::zeros(self.model.ballast, DType::F32, &Device::Cpu)?);
         Ok(state)
     }
 

@@ -6,21 +6,24 @@
 //! ```
 //!
 //! A tick is one native frame. Keys, look (degrees a tick: yaw, right positive, and pitch, up positive) and `extra` (what a
-//! recorded game has beyond walking, four numbers within ±1) hold until changed. A prompt takes effect with the chunk that holds its tick. A replay file is the same with a
-//! [`ReplayHeader`] as its first line.
+//! recorded game has beyond walking, four numbers within ±1) hold until changed. A prompt takes effect with the chunk that holds its tick.
+//!
+//! A replay file is the same with a [`ReplayHeader`] as its first line, a line for every tick, and in it the [hash](frame_hash) of the frame
+//! that came of it: `{"tick":7,"frame":"ba7816bf8f01cfea"}`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::controls::{EXTRA_DIM, MAX_LOOK};
 use crate::model::Settings;
+use crate::partial::write_whole;
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 /// The version of replay files that is written and read.
-const REPLAY_VERSION: u32 = 1;
+const REPLAY_VERSION: u32 = 2;
 
 /// A key of a controls file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,8 @@ struct Change {
     extra: Option<[f32; EXTRA_DIM]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frame: Option<String>,
 }
 
 /// Controls and prompt changes over time.
@@ -71,11 +76,12 @@ impl ControlScript {
         if text.trim().is_empty() {
             return Err(Error::input("the controls are empty: write one JSON object a line, with a tick"));
         }
-        Self::parse_lines(text.lines().enumerate())
+        Ok(Self::parse_lines(text.lines().enumerate())?.0)
     }
 
-    fn parse_lines<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> Result<Self> {
-        let mut script = Self::default();
+    /// The script, and tick and hash of the frames that are told of.
+    fn parse_lines<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> Result<(Self, Vec<(u64, String)>)> {
+        let (mut script, mut frames) = (Self::default(), Vec::new());
         let mut last = None;
         let mut controls = Controls::default();
         for (index, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
@@ -108,8 +114,9 @@ impl ControlScript {
             if change.keys.is_some() || change.look.is_some() || change.extra.is_some() {
                 script.controls.push((change.tick, controls));
             }
+            frames.extend(change.frame.map(|hash| (change.tick, hash)));
         }
-        Ok(script)
+        Ok((script, frames))
     }
 
     /// The controls held during `tick` and the prompt that changes at it.
@@ -152,9 +159,11 @@ impl ControlScript {
         self.prompts.push((tick, prompt.into()));
     }
 
-    fn changes(&self) -> Vec<Change> {
+    /// The lines that tell of it, and of the frames that came of it.
+    fn changes(&self, frames: &[(u64, String)]) -> Vec<Change> {
         let mut ticks: Vec<u64> = self.controls.iter().map(|c| c.0).chain(self.prompts.iter().map(|p| p.0)).collect();
         ticks.push(self.last_tick);
+        ticks.extend(frames.iter().map(|frame| frame.0));
         ticks.sort_unstable();
         ticks.dedup();
         let mut held = Controls::default();
@@ -163,12 +172,14 @@ impl ControlScript {
             let (controls, prompt) = self.at(tick);
             let keys = to_keys(&controls);
             let before = std::mem::replace(&mut held, controls);
+            let frame = frames.binary_search_by_key(&tick, |frame| frame.0).ok();
             changes.push(Change {
                 tick,
                 keys: (to_keys(&before) != keys).then_some(keys),
                 look: (before.look != controls.look).then_some(controls.look),
                 extra: (before.extra != controls.extra).then_some(controls.extra),
                 prompt: prompt.map(Into::into),
+                frame: frame.map(|i| frames[i].1.clone()),
             });
         }
         changes
@@ -178,11 +189,12 @@ impl ControlScript {
 impl fmt::Display for ControlScript {
     /// Writes a controls file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for change in self.changes() {
-            writeln!(f, "{}", serde_json::to_string(&change).map_err(|_| fmt::Error)?)?;
-        }
-        Ok(())
+        write_lines(self.changes(&[]), f)
     }
+}
+
+fn write_lines(changes: Vec<Change>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    changes.iter().try_for_each(|change| writeln!(f, "{}", serde_json::to_string(change).map_err(|_| fmt::Error)?))
 }
 
 fn from_keys(keys: &[Key]) -> Controls {
@@ -229,7 +241,7 @@ pub struct ReplayHeader {
     /// The start image, relative to the replay file; none when the model made its own first frame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartImage>,
-    /// The saved moment from which the frames are counted, relative to the replay file; none when it is the world's
+    /// The saved moment at which the frames begin, relative to the replay file; none when it is the world's
     /// beginning. Ticks are those of the world.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub save: Option<PathBuf>,
@@ -237,10 +249,6 @@ pub struct ReplayHeader {
     pub settings: Settings,
     /// The frame size.
     pub size: FrameSize,
-    /// The number of frames.
-    pub frames: u64,
-    /// The [`FrameHasher`]'s digest of all frames.
-    pub frames_sha256: String,
 }
 
 /// A start image of a replay.
@@ -259,6 +267,14 @@ pub struct Replay {
     pub header: ReplayHeader,
     /// What the player did.
     pub script: ControlScript,
+    /// Tick and [hash](frame_hash) of every frame, one a tick.
+    pub frames: Vec<(u64, String)>,
+}
+
+/// What the first line of every version begins with.
+#[derive(Deserialize)]
+struct Version {
+    replay: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -272,17 +288,36 @@ impl Replay {
     /// Reads a replay file.
     ///
     /// # Errors
-    /// [`Error::Input`] when the first line is not a replay header of this version, or as
+    /// [`Error::Input`] when the first line is not a replay header of this version, when frames are missing, or as
     /// [`ControlScript::parse`].
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |reason: String| Error::input(format!("replay line 1: {reason}"));
         let first = text.lines().next().unwrap_or_default();
-        let VersionedHeader { replay, header } = serde_json::from_str(first).map_err(|e| wrong(e.to_string()))?;
+        let Version { replay } = serde_json::from_str(first).map_err(|e| wrong(e.to_string()))?;
         if replay != REPLAY_VERSION {
-            return Err(wrong(format!("version {replay} of replay files is not known: expected {REPLAY_VERSION}")));
+            return Err(wrong(format!(
+                "the replay is of version {replay}, but {REPLAY_VERSION} is read: record it again, or use the release that wrote it"
+            )));
         }
-        let script = ControlScript::parse_lines(text.lines().enumerate().skip(1))?;
-        Ok(Self { header, script })
+        let VersionedHeader { header, .. } = serde_json::from_str(first).map_err(|e| wrong(e.to_string()))?;
+        let (script, frames) = ControlScript::parse_lines(text.lines().enumerate().skip(1))?;
+        if frames.is_empty() {
+            return Err(Error::input("the replay tells of no frames"));
+        }
+        match frames.windows(2).find(|pair| pair[0].0 + 1 != pair[1].0) {
+            Some(pair) => {
+                Err(Error::input(format!("the replay lacks the frames between ticks {} and {}", pair[0].0, pair[1].0)))
+            }
+            None => Ok(Self { header, script, frames }),
+        }
+    }
+
+    /// Writes it to a file, which is there whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        write_whole(path.as_ref(), self.to_string().as_bytes())
     }
 }
 
@@ -290,8 +325,18 @@ impl fmt::Display for Replay {
     /// Writes a replay file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = VersionedHeader { replay: REPLAY_VERSION, header: self.header.clone() };
-        write!(f, "{}\n{}", serde_json::to_string(&header).map_err(|_| fmt::Error)?, self.script)
+        writeln!(f, "{}", serde_json::to_string(&header).map_err(|_| fmt::Error)?)?;
+        write_lines(self.script.changes(&self.frames), f)
     }
+}
+
+/// The first 64 bits of the SHA-256 of a frame's RGB bytes, in hexadecimal.
+pub fn frame_hash(frame: &Frame) -> String {
+    hexadecimal(&Sha256::digest(&frame.rgb)[..8])
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// SHA-256 over the RGB bytes of frames in order.
@@ -306,7 +351,7 @@ impl FrameHasher {
 
     /// The digest of the frames so far, in hexadecimal.
     pub fn digest(&self) -> String {
-        self.0.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&self.0.clone().finalize())
     }
 }
 
@@ -383,23 +428,33 @@ mod tests {
             save: Some("walk.dream".into()),
             settings: Settings { steps: 2, first_steps: 4, guidance: 1.0, context_noise: 0.1 },
             size: FrameSize::new(128, 128),
-            frames: 20,
-            frames_sha256: "ef".into(),
         };
-        let replay = Replay { header, script: ControlScript::parse(FILE).unwrap() };
+        let frames = |ticks: std::ops::Range<u64>| ticks.map(|tick| (tick, format!("{tick:016x}"))).collect::<Vec<_>>();
+        let replay = Replay { header, script: ControlScript::parse(FILE).unwrap(), frames: frames(2..10) };
         let text = replay.to_string();
         assert_eq!(Replay::parse(&text).unwrap(), replay);
-        let still = Replay { script: ControlScript::parse(r#"{"tick":20}"#).unwrap(), ..replay };
+        let still = Replay { script: ControlScript::parse(r#"{"tick":20}"#).unwrap(), frames: frames(0..21), ..replay };
         assert_eq!(Replay::parse(&still.to_string()).unwrap(), still);
-        assert!(Replay::parse(&text.replacen(":1", ":2", 1)).unwrap_err().to_string().contains("version 2"));
-        assert!(Replay::parse(FILE).unwrap_err().to_string().contains("replay line 1"));
-        assert!(Replay::parse("").is_err());
+        let refused = |text: &str, part: &str| {
+            let error = Replay::parse(text).unwrap_err().to_string();
+            assert!(error.contains(part) && error.lines().count() == 1, "{error}");
+        };
+        refused(&text.replacen(":2", ":3", 1), "version 3");
+        refused(r#"{"replay":1,"model":"ab","seed":1,"prompt":"a","frames":20,"frames_sha256":"ef"}"#, "version 1");
+        refused(FILE, "replay line 1");
+        refused("", "replay line 1");
+        refused(text.lines().next().unwrap(), "no frames");
+        let gap: Vec<_> = text.lines().filter(|line| !line.contains(r#""tick":5"#)).collect();
+        refused(&gap.join("\n"), "between ticks 4 and 6");
+        refused(&text[..text.len() - 5], "line 10");
     }
 
     #[test]
     fn the_digest_is_sha256_of_the_bytes() {
         let mut hasher = FrameHasher::default();
-        hasher.push(&Frame { size: FrameSize::new(1, 1), rgb: b"abc".to_vec() });
+        let frame = Frame { size: FrameSize::new(1, 1), rgb: b"abc".to_vec() };
+        hasher.push(&frame);
+        assert_eq!(frame_hash(&frame), "ba7816bf8f01cfea");
         assert_eq!(hasher.digest(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 }

@@ -5,8 +5,7 @@
 //! that a crash leaves the old save or the new one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
@@ -17,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::session::Snapshot;
 use crate::controls::Body;
 use crate::model::{ModelInfo, RolloutState, Settings};
+use crate::partial::write_whole;
 use crate::{Error, Result};
 
 /// The version of saves that is written and read.
@@ -39,7 +39,6 @@ impl Snapshot {
     /// [`Error::Io`] when the file cannot be written; a save that was there before is then still there. [`Error::Tensor`]
     /// when there is not enough memory.
     pub fn save(&self, path: impl AsRef<Path>, model: &ModelInfo) -> Result<()> {
-        let path = path.as_ref();
         let world = World {
             seed: self.seed,
             prompt: self.prompt.clone(),
@@ -56,16 +55,7 @@ impl Snapshot {
             ("world".to_owned(), world),
         ]);
         let bytes = safetensors::serialize(&tensors, Some(metadata)).map_err(|e| Error::input(e.to_string()))?;
-        let beside = path.with_extension("tmp");
-        let written = File::create(&beside).and_then(|mut file| {
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&beside, path)
-        });
-        written.map_err(|source| {
-            fs::remove_file(&beside).ok();
-            Error::io(path)(source)
-        })
+        write_whole(path.as_ref(), &bytes)
     }
 
     /// Reads a save of a world of `model`.
@@ -182,31 +172,85 @@ mod tests {
     }
 
     #[test]
-    fn a_save_that_cannot_be_written_leaves_the_old_one() {
+    fn saves_side_by_side_leave_each_other_and_all_else_alone() {
         let folder = tempfile::tempdir().unwrap();
         let info = FakeModel::default().info().clone();
-        let snapshot = session(1).snapshot().unwrap();
-        assert!(matches!(snapshot.save(folder.path().join("no/such/folder"), &info), Err(Error::Io { .. })));
-        let path = folder.path().join("a.dream");
-        snapshot.save(&path, &info).unwrap();
-        // A folder in the way of the new file, which is written beside the old one.
-        fs::create_dir(path.with_extension("tmp")).unwrap();
-        assert!(snapshot.save(&path, &info).is_err());
-        Snapshot::load(&path, &info).unwrap();
+        fs::write(folder.path().join("world.tmp"), "a user's own").unwrap();
+        let names = ["world.dream", "world.save", "world"];
+        std::thread::scope(|scope| {
+            for (seed, name) in names.into_iter().enumerate() {
+                let (path, snapshot, info) =
+                    (folder.path().join(name), session(seed as u64).snapshot().unwrap(), &info);
+                scope.spawn(move || (0..20).for_each(|_| snapshot.save(&path, info).unwrap()));
+            }
+        });
+        for (seed, name) in names.into_iter().enumerate() {
+            assert_eq!(Snapshot::load(folder.path().join(name), &info).unwrap().seed, seed as u64);
+        }
+        assert_eq!(fs::read(folder.path().join("world.tmp")).unwrap(), b"a user's own");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), names.len() + 1, "nothing else is left");
     }
 
+    /// Saves again and again to the file that the environment names: what the tests below do harm to.
     #[test]
-    fn a_process_killed_while_saving_leaves_the_old_save_and_nothing_in_the_way() {
+    #[ignore = "a process of its own"]
+    fn save_for_ever() {
+        let Some(path) = std::env::var_os("SAVE_FOR_EVER") else { return };
+        let info = FakeModel::default().info().clone();
+        let mut session = session(2);
+        loop {
+            walk(&mut session);
+            session.snapshot().unwrap().save(&path, &info).unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    fn process_that_saves(path: &Path, limit: &str) -> std::process::Child {
+        // A signal that is not heeded makes a file that grows beyond the limit an error, as on a full disk.
+        std::process::Command::new("sh")
+            .args(["-c", &format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" \"$@\"")])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "simulate::save::tests::save_for_ever", "--ignored"])
+            .env("SAVE_FOR_EVER", path)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_full_disk_leaves_the_old_save_alone() {
         let folder = tempfile::tempdir().unwrap();
         let info = FakeModel::default().info().clone();
         let path = folder.path().join("a.dream");
-        session(1).snapshot().unwrap().save(&path, &info).unwrap();
-        let saved = fs::read(&path).unwrap();
-        // What it had written.
-        fs::write(path.with_extension("tmp"), &saved[..saved.len() / 2]).unwrap();
+        let snapshot = session(1).snapshot().unwrap();
+        assert!(matches!(snapshot.save(folder.path().join("no/such/folder"), &info), Err(Error::Io { .. })));
+        snapshot.save(&path, &info).unwrap();
+        assert!(!process_that_saves(&path, "0").wait().unwrap().success());
         assert_eq!(Snapshot::load(&path, &info).unwrap().seed, 1);
-        session(2).snapshot().unwrap().save(&path, &info).unwrap();
-        assert_eq!(Snapshot::load(&path, &info).unwrap().seed, 2);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_process_killed_while_saving_leaves_a_whole_save() {
+        let folder = tempfile::tempdir().unwrap();
+        let info = FakeModel::default().info().clone();
+        let path = folder.path().join("a.dream");
+        for kill in 0..12 {
+            session(1).snapshot().unwrap().save(&path, &info).unwrap();
+            let mut process = process_that_saves(&path, "unlimited");
+            while Snapshot::load(&path, &info).unwrap().seed == 1 {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(std::time::Duration::from_micros(kill * 97));
+            process.kill().unwrap();
+            process.wait().unwrap();
+            assert_eq!(Snapshot::load(&path, &info).unwrap().seed, 2);
+        }
+        // What it had written of another is in nobody's way.
+        session(3).snapshot().unwrap().save(&path, &info).unwrap();
+        assert_eq!(Snapshot::load(&path, &info).unwrap().seed, 3);
     }
 }

@@ -1,20 +1,22 @@
 //! The way back: a session that can be rewound and branched.
 //!
 //! Every chunk's controls, prompt, settings and last frame are kept for a while, and snapshots from which the world can
-//! go on: one before each of the newest chunks, farther back one before every 64th. Snapshots share what they remember
-//! in common, so neighbours are cheap (a megabyte a chunk of the default model) and keyframes are not (eight). From a
-//! keyframe on, chunks are made again from what was recorded, to the same bits, since a session's future is a function
-//! of its snapshot and its inputs.
+//! go on: one before each of the newest chunks and, the farther back, the fewer, as many as memory is given. From a snapshot
+//! on, chunks are made again from what was recorded, to the same bits, since a session's future is a function of its snapshot
+//! and its inputs; so going back is at once, and walking on from there after as many chunks as lie between two snapshots.
+//!
+//! Snapshots share what they remember in common. Of the default model one takes 0.7 MB and each chunk that it remembers, up to
+//! 18, another 0.4: a tenth of a second apart they take 1.1 MB a chunk, far apart eight each.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::session::{Chunk, Session, Snapshot};
-use crate::model::{Interrupt, Settings};
+use crate::model::{Interrupt, Part, Settings};
 use crate::{Controls, Error, Frame, Result};
 
-/// Old snapshots are kept before every so manieth chunk.
+/// Of a line that was left a snapshot is kept before every so manieth chunk.
 const KEYFRAME: u64 = 64;
 
 /// How much of the past is kept.
@@ -23,16 +25,18 @@ const KEYFRAME: u64 = 64;
 pub struct TimelineOptions {
     /// Chunks that one can go back.
     pub chunks: usize,
-    /// The newest chunks that one can go back without making any again.
-    pub instant: usize,
+    /// Bytes that the past may take, with its branches; see [`Timeline::bytes`]. What does not fit is forgotten: first snapshots,
+    /// so that walking on from far back begins later, then branches, then what lies farthest back.
+    pub memory: usize,
     /// Futures that were left and can be gone back to; the oldest is forgotten for a new one.
     pub branches: usize,
 }
 
 impl Default for TimelineOptions {
-    /// A minute, three seconds of it at once, in chunks of a tenth of a second; four branches.
+    /// A minute in chunks of a tenth of a second and 256 MB, in which the default model has snapshots at most a second apart for
+    /// ten seconds and eight for a minute; four branches.
     fn default() -> Self {
-        Self { chunks: 600, instant: 30, branches: 4 }
+        Self { chunks: 600, memory: 256_000_000, branches: 4 }
     }
 }
 
@@ -55,18 +59,70 @@ struct Branch {
     end: Arc<Snapshot>,
 }
 
+/// What moments and snapshots take, each part counted once.
+#[derive(Default)]
+struct Held {
+    /// How many hold a part, and its bytes.
+    parts: HashMap<Part, (usize, usize)>,
+    bytes: usize,
+}
+
+impl Held {
+    fn add(&mut self, part: Part, bytes: usize) {
+        let (holders, _) = self.parts.entry(part).or_insert((0, bytes));
+        if *holders == 0 {
+            self.bytes += bytes;
+        }
+        *holders += 1;
+    }
+
+    fn remove(&mut self, part: Part) {
+        if let Some((holders, bytes)) = self.parts.get_mut(&part) {
+            *holders -= 1;
+            if *holders == 0 {
+                self.bytes -= *bytes;
+                self.parts.remove(&part);
+            }
+        }
+    }
+
+    fn add_snapshot(&mut self, snapshot: &Snapshot) {
+        snapshot.state.parts(|part, bytes| self.add(part, bytes));
+    }
+
+    fn remove_snapshot(&mut self, snapshot: &Snapshot) {
+        snapshot.state.parts(|part, _| self.remove(part));
+    }
+
+    fn add_moment(&mut self, moment: &Moment) {
+        self.add(frame_part(&moment.frame), moment.frame.rgb.len());
+        moment.before.iter().for_each(|snapshot| self.add_snapshot(snapshot));
+    }
+
+    fn remove_moment(&mut self, moment: &Moment) {
+        self.remove(frame_part(&moment.frame));
+        moment.before.iter().for_each(|snapshot| self.remove_snapshot(snapshot));
+    }
+}
+
+fn frame_part(frame: &Arc<Frame>) -> Part {
+    Part::At(Arc::as_ptr(frame) as usize)
+}
+
 /// A session with a past to go back to.
 pub struct Timeline {
     session: Session,
     options: TimelineOptions,
     moments: VecDeque<Moment>,
     branches: VecDeque<Branch>,
+    /// By all of it.
+    held: Held,
 }
 
 impl Timeline {
     /// Keeps the past of `session` from now on.
     pub fn new(session: Session, options: TimelineOptions) -> Self {
-        Self { session, options, moments: VecDeque::new(), branches: VecDeque::new() }
+        Self { session, options, moments: VecDeque::new(), branches: VecDeque::new(), held: Held::default() }
     }
 
     /// The session, to ask what it is.
@@ -88,14 +144,16 @@ impl Timeline {
         let chunk = self.session.step(controls)?;
         let last = self.moments.back().map(|last| Arc::clone(&last.prompt));
         let prompt = last.filter(|last| **last == *self.session.prompt());
-        self.moments.push_back(Moment {
+        let moment = Moment {
             index: chunk.index,
             before,
             controls: controls.into(),
             prompt: prompt.unwrap_or_else(|| self.session.prompt().into()),
             settings: self.session.settings(),
             frame: chunk.frames.last().cloned().unwrap_or_else(|| Frame::black(self.session.size())).into(),
-        });
+        };
+        self.held.add_moment(&moment);
+        self.moments.push_back(moment);
         self.forget();
         Ok(chunk)
     }
@@ -142,6 +200,12 @@ impl Timeline {
         let moments = std::mem::take(&mut self.moments);
         self.keep(Branch { moments, end });
         Ok(())
+    }
+
+    /// Bytes that the past takes, of which the present world shares what it remembers too: frames and snapshots of this line and of
+    /// the branches, what they share counted once.
+    pub fn bytes(&self) -> usize {
+        self.held.bytes
     }
 
     /// The chunks that are known; one can go back before each of them. They end with the present.
@@ -244,25 +308,63 @@ impl Timeline {
 
     /// Keeps a line that was left, unless it is the beginning of another. Its end is near, so keyframes are enough.
     fn keep(&mut self, mut branch: Branch) {
-        let Some(last) = branch.moments.back() else { return };
-        if self.options.branches == 0 || self.branches.iter().any(|other| holds(&other.moments, last)) {
-            return;
+        let known = |last: &Moment| self.branches.iter().any(|other| holds(&other.moments, last));
+        if self.options.branches > 0 && branch.moments.back().is_some_and(|last| !known(last)) {
+            thin(&mut branch.moments);
+            self.branches.push_back(branch);
+            while self.branches.len() > self.options.branches {
+                self.branches.pop_front();
+            }
         }
-        thin(&mut branch.moments, 0);
-        self.branches.push_back(branch);
-        while self.branches.len() > self.options.branches {
-            self.branches.pop_front();
+        self.count();
+        self.fit();
+    }
+
+    fn count(&mut self) {
+        self.held = Held::default();
+        let lines = self.branches.iter().map(|branch| &branch.moments).chain([&self.moments]);
+        lines.flatten().for_each(|moment| self.held.add_moment(moment));
+        self.branches.iter().for_each(|branch| self.held.add_snapshot(&branch.end));
+    }
+
+    /// Drops what lies too far back.
+    fn forget(&mut self) {
+        // Pictures take half the memory at most, or nothing would be left to go on from.
+        let picture = 3 * self.session.size().pixels();
+        let most = self.options.chunks.min(self.options.memory / 2 / picture.max(1));
+        let spare = self.moments.len().saturating_sub(most);
+        // The oldest moment needs a snapshot to go on from.
+        if let Some(oldest) = (0..=spare).rev().find(|&i| self.moments.get(i).is_some_and(|m| m.before.is_some())) {
+            self.moments.drain(..oldest).for_each(|moment| self.held.remove_moment(&moment));
+        }
+        self.fit();
+    }
+
+    /// Drops what is needed least until the rest fits into the memory.
+    fn fit(&mut self) {
+        while self.held.bytes > self.options.memory {
+            let of_branch =
+                |branch: &mut Branch| branch.moments.iter_mut().skip(1).find_map(|moment| moment.before.take());
+            if let Some(snapshot) = self.branches.iter_mut().find_map(of_branch) {
+                self.held.remove_snapshot(&snapshot);
+            } else if let Some(snapshot) = self.least().and_then(|i| self.moments[i].before.take()) {
+                self.held.remove_snapshot(&snapshot);
+            } else if self.branches.pop_front().is_some() {
+                self.count();
+            } else {
+                self.moments.drain(..).for_each(|moment| self.held.remove_moment(&moment));
+                return;
+            }
         }
     }
 
-    /// Drops what lies too far back and thins out what lies back.
-    fn forget(&mut self) {
-        let spare = self.moments.len().saturating_sub(self.options.chunks);
-        // The oldest moment needs a snapshot to go on from.
-        if let Some(oldest) = (0..=spare).rev().find(|&i| self.moments[i].before.is_some()) {
-            self.moments.drain(..oldest);
-        }
-        thin(&mut self.moments, self.options.instant);
+    /// The snapshot without which going on from the past begins hardly later: its neighbours are near each other, for how far back
+    /// it lies. Not the oldest, which all others can be made from.
+    fn least(&self) -> Option<usize> {
+        let kept: Vec<_> = (0..self.moments.len()).filter(|&i| self.moments[i].before.is_some()).collect();
+        let next = |k: usize| kept.get(k + 1).copied().unwrap_or(self.moments.len());
+        let cost = |k: usize| (next(k) - kept[k - 1]) as f32 / (self.moments.len() - kept[k]) as f32;
+        (1..kept.len()).min_by(|&a, &b| cost(a).total_cmp(&cost(b))).map(|k| kept[k])
     }
 }
 
@@ -275,27 +377,47 @@ fn holds(moments: &VecDeque<Moment>, moment: &Moment) -> bool {
     position(moments, moment.index).is_some_and(|i| Arc::ptr_eq(&moments[i].frame, &moment.frame))
 }
 
-/// Drops the snapshots that are no keyframes, but not those of the first and the last `instant` moments.
-fn thin(moments: &mut VecDeque<Moment>, instant: usize) {
-    let old = moments.len().saturating_sub(instant);
-    for moment in moments.range_mut(..old).skip(1).filter(|m| !m.index.is_multiple_of(KEYFRAME)) {
+/// Drops the snapshots that are no keyframes, but not the first.
+fn thin(moments: &mut VecDeque<Moment>) {
+    for moment in moments.iter_mut().skip(1).filter(|m| !m.index.is_multiple_of(KEYFRAME)) {
         moment.before = None;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use proptest::prelude::*;
 
     use super::super::fake::FakeModel;
+    use super::super::frame_hash;
     use super::super::session::SessionOptions;
     use super::*;
+    use crate::model::WorldModel;
+    use crate::{FrameSize, checkpoint};
 
-    const OPTIONS: TimelineOptions = TimelineOptions { chunks: 150, instant: 4, branches: 3 };
+    /// So little memory that snapshots have to be dropped, and branches none.
+    const OPTIONS: TimelineOptions = TimelineOptions { chunks: 150, memory: 700_000, branches: 3 };
+
+    fn fake() -> Session {
+        let size = Some(FrameSize::new(16, 16));
+        let options = SessionOptions { seed: 5, prompt: "a meadow".into(), size, ..Default::default() };
+        Session::new(FakeModel { ballast: 1024, ..FakeModel::default() }.shared(), options).unwrap()
+    }
 
     fn timeline() -> Timeline {
-        let options = SessionOptions { seed: 5, prompt: "a meadow".into(), ..Default::default() };
-        Timeline::new(Session::new(FakeModel::default().shared(), options).unwrap(), OPTIONS)
+        Timeline::new(fake(), OPTIONS)
+    }
+
+    /// The shipped model at a size that is quick to dream.
+    fn overworld() -> Session {
+        static MODEL: OnceLock<Arc<dyn WorldModel>> = OnceLock::new();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/overworld");
+        let model = MODEL.get_or_init(|| checkpoint::load(folder, checkpoint::DeviceChoice::Cpu).unwrap());
+        let size = Some(FrameSize::new(48, 32));
+        let options = SessionOptions { seed: 5, prompt: "a meadow".into(), size, ..Default::default() };
+        Session::new(Arc::clone(model), options).unwrap()
     }
 
     /// Controls that no two ways share: lines that were walked apart must differ in their inputs.
@@ -315,93 +437,180 @@ mod tests {
         Steps(usize),
         Rewind(u64),
         Switch(usize),
+        /// Keeps this moment, in memory or in a file.
+        Keep(bool),
+        /// Goes to the moment kept.
+        Return(bool),
     }
 
-    fn acts() -> impl Strategy<Value = Vec<Act>> {
+    fn acts(walk: u64, count: usize) -> impl Strategy<Value = Vec<Act>> {
         let act = prop_oneof![
-            4 => (1..40u64).prop_map(Act::Walk),
-            1 => any::<u8>().prop_map(Act::Prompt),
-            1 => (1..5usize).prop_map(Act::Steps),
-            2 => (0..100u64).prop_map(Act::Rewind),
+            5 => (1..walk).prop_map(Act::Walk),
+            1 => (0..3u8).prop_map(Act::Prompt),
+            1 => (1..4usize).prop_map(Act::Steps),
+            2 => (0..walk * 5 / 2).prop_map(Act::Rewind),
             1 => (0..3usize).prop_map(Act::Switch),
+            1 => any::<bool>().prop_map(Act::Keep),
+            1 => any::<bool>().prop_map(Act::Return),
         ];
-        proptest::collection::vec(act, 1..20)
+        proptest::collection::vec(act, 1..count)
     }
 
-    /// What every chunk of a line was made from.
-    type Inputs = Vec<([Controls; 2], String, Settings)>;
+    /// A chunk: what it was made from, and the hashes of its frames.
+    #[derive(Clone, Debug, PartialEq)]
+    struct Made {
+        controls: [Controls; 2],
+        prompt: String,
+        settings: Settings,
+        frames: Vec<String>,
+    }
 
-    /// The frames of the last chunk of a world that lived through `inputs` without ever going back.
-    fn lived(inputs: &Inputs) -> Vec<Frame> {
-        let mut fresh = timeline().session;
-        let mut last = Vec::new();
-        for (controls, prompt, settings) in inputs {
-            fresh.set_prompt(prompt).unwrap();
-            fresh.set_settings(*settings).unwrap();
-            last = fresh.step(controls).unwrap().frames;
+    /// All chunks that lead to a world, and the first that its timeline knows.
+    #[derive(Clone, Default)]
+    struct Line {
+        chunks: Vec<Made>,
+        known: u64,
+    }
+
+    impl Line {
+        /// Whether the last chunk of another line is known here.
+        fn holds(&self, other: &Self) -> bool {
+            self.known < other.chunks.len() as u64 && self.chunks.starts_with(&other.chunks)
         }
-        last
+    }
+
+    /// What a [`Timeline`] should be.
+    #[derive(Default)]
+    struct Lines {
+        present: Line,
+        left: VecDeque<Line>,
+    }
+
+    impl Lines {
+        /// Goes to another line; of those that were left at most `most` are kept.
+        fn leave(&mut self, known: u64, present: Line, most: usize) {
+            let line = Line { known, ..std::mem::replace(&mut self.present, present) };
+            if line.chunks.len() as u64 > line.known && !self.left.iter().any(|other| other.holds(&line)) {
+                self.left.push_back(line);
+                if self.left.len() > most {
+                    self.left.pop_front();
+                }
+            }
+        }
+    }
+
+    /// Whether every chunk of every line is what a world makes that lives through the same and never goes anywhere.
+    fn live(open: fn() -> Session, options: TimelineOptions, acts: Vec<Act>) -> Result<(), TestCaseError> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.dream");
+        let mut timeline = Timeline::new(open(), options);
+        let info = timeline.session().model().info().clone();
+        let (mut lines, mut in_memory, mut in_file) = (Lines::default(), None, None);
+        let most = options.branches;
+        let mut way = 0;
+        for act in acts.into_iter().chain([Act::Walk(1)]) {
+            match act {
+                Act::Walk(chunks) => {
+                    for _ in 0..chunks {
+                        way += 1;
+                        let (controls, session) = (controls(way), timeline.session());
+                        let (prompt, settings) = (session.prompt().into(), session.settings());
+                        let frames = timeline.step(&controls).unwrap().frames.iter().map(frame_hash).collect();
+                        lines.present.chunks.push(Made { controls, prompt, settings, frames });
+                        prop_assert!(timeline.bytes() <= options.memory);
+                    }
+                }
+                Act::Prompt(words) => timeline.set_prompt(&format!("world {words}")).unwrap(),
+                Act::Steps(steps) => {
+                    let settings = timeline.session().settings();
+                    timeline.set_settings(Settings { steps, ..settings }).unwrap();
+                }
+                Act::Rewind(back) => {
+                    let Range { start, end } = timeline.chunks();
+                    let chunk = end.saturating_sub(back);
+                    if chunk < start {
+                        prop_assert!(timeline.rewind(chunk).is_err());
+                    } else if chunk < end {
+                        timeline.rewind(chunk).unwrap();
+                        let chunks = lines.present.chunks[..chunk as usize].to_vec();
+                        lines.leave(start, Line { chunks, known: 0 }, most);
+                    }
+                }
+                Act::Switch(branch) => {
+                    let known = timeline.chunks().start;
+                    match lines.left.remove(branch) {
+                        None => prop_assert!(timeline.switch(branch).is_err()),
+                        Some(other) => {
+                            timeline.switch(branch).unwrap();
+                            lines.leave(known, other, most);
+                        }
+                    }
+                }
+                Act::Keep(in_a_file) => {
+                    let snapshot = timeline.snapshot().unwrap();
+                    let chunks = lines.present.chunks.clone();
+                    if in_a_file {
+                        snapshot.save(&file, &info).unwrap();
+                        in_file = Some(chunks);
+                    } else {
+                        in_memory = Some((snapshot, chunks));
+                    }
+                }
+                Act::Return(to_file) => {
+                    let known = timeline.chunks().start;
+                    let kept = match (to_file, &in_file, &in_memory) {
+                        (true, Some(chunks), _) => (Snapshot::load(&file, &info).unwrap(), chunks.clone()),
+                        (false, _, Some(kept)) => kept.clone(),
+                        _ => continue,
+                    };
+                    timeline.restore(&kept.0).unwrap();
+                    lines.leave(known, Line { chunks: kept.1, known: 0 }, most);
+                }
+            }
+            prop_assert_eq!(timeline.branches().count(), lines.left.len());
+            prop_assert!(timeline.bytes() <= options.memory);
+        }
+        for line in lines.left.iter().chain([&lines.present]) {
+            let mut fresh = open();
+            for (index, made) in line.chunks.iter().enumerate() {
+                fresh.set_prompt(&made.prompt).unwrap();
+                fresh.set_settings(made.settings).unwrap();
+                let chunk = fresh.step(&made.controls).unwrap();
+                prop_assert_eq!(chunk.index, index as u64);
+                prop_assert_eq!(chunk.frames.iter().map(frame_hash).collect::<Vec<_>>(), &made.frames[..]);
+            }
+        }
+        Ok(())
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
         #[test]
-        fn every_line_goes_on_as_if_it_had_never_been_left(acts in acts()) {
-            let mut timeline = timeline();
-            let mut line = Inputs::new();
-            let mut left: VecDeque<Inputs> = VecDeque::new();
-            let mut way = 0;
-            let leave = |left: &mut VecDeque<Inputs>, line: Inputs| {
-                if line.is_empty() || left.iter().any(|other| other.starts_with(&line)) {
-                    return;
-                }
-                left.push_back(line);
-                if left.len() > OPTIONS.branches {
-                    left.pop_front();
-                }
-            };
-            for act in acts {
-                match act {
-                    Act::Walk(chunks) => for _ in 0..chunks {
-                        way += 1;
-                        let session = timeline.session();
-                        line.push((controls(way), session.prompt().into(), session.settings()));
-                        timeline.step(&controls(way)).unwrap();
-                    },
-                    Act::Prompt(words) => timeline.set_prompt(&format!("world {words}")).unwrap(),
-                    Act::Steps(steps) => {
-                        let settings = timeline.session().settings();
-                        timeline.set_settings(Settings { steps, ..settings }).unwrap();
-                    }
-                    Act::Rewind(back) => {
-                        let Range { start, end } = timeline.chunks();
-                        let chunk = end.saturating_sub(back);
-                        if chunk < start {
-                            prop_assert!(timeline.rewind(chunk).is_err());
-                        } else {
-                            timeline.rewind(chunk).unwrap();
-                            if chunk < end {
-                                let shared = line[..chunk as usize].to_vec();
-                                leave(&mut left, std::mem::replace(&mut line, shared));
-                            }
-                        }
-                    }
-                    Act::Switch(branch) => match left.remove(branch) {
-                        None => prop_assert!(timeline.switch(branch).is_err()),
-                        Some(other) => {
-                            timeline.switch(branch).unwrap();
-                            leave(&mut left, std::mem::replace(&mut line, other));
-                        }
-                    },
-                }
-                prop_assert_eq!(timeline.branches().count(), left.len());
-            }
-            way += 1;
-            line.push((controls(way), timeline.session().prompt().into(), timeline.session().settings()));
-            let frames = timeline.step(&controls(way)).unwrap().frames;
-            prop_assert!(frames == lived(&line));
+        fn every_line_goes_on_as_if_it_had_never_been_left(acts in acts(40, 20)) {
+            live(fake, OPTIONS, acts)?;
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_line_of_the_shipped_model_goes_on_as_if_it_had_never_been_left(acts in acts(8, 16)) {
+            // Room for the ends of two lines, 1.5 MB each, and some snapshots.
+            live(overworld, TimelineOptions { memory: 7_000_000, branches: 1, ..OPTIONS }, acts)?;
+        }
+    }
+
+    #[test]
+    fn words_that_are_taken_back_change_nothing() {
+        let mut timeline = Timeline::new(overworld(), OPTIONS);
+        walk(&mut timeline, 0..2);
+        timeline.set_prompt("a desert").unwrap();
+        timeline.set_prompt("a meadow").unwrap();
+        let made = walk(&mut timeline, 2..4);
+        let mut plain = Timeline::new(overworld(), OPTIONS);
+        assert!(made == walk(&mut plain, 0..4)[2..]);
     }
 
     #[test]
@@ -419,14 +628,43 @@ mod tests {
     #[test]
     fn the_past_is_bounded_and_says_so() {
         let mut timeline = timeline();
-        walk(&mut timeline, 0..300);
+        let made = walk(&mut timeline, 0..600);
         let Range { start, end } = timeline.chunks();
-        assert!(end == 300 && (150..150 + KEYFRAME).contains(&(end - start)), "{start}..{end}");
-        let snapshots = timeline.moments.iter().filter(|m| m.before.is_some()).count();
-        assert!(snapshots <= OPTIONS.instant + 5, "{snapshots} snapshots");
+        assert!(end == 600 && (150..250).contains(&(end - start)), "{start}..{end}");
         let error = timeline.rewind(start - 1).unwrap_err().to_string();
-        assert!(error.contains(&format!("{start} to 300")), "{error}");
+        assert!(error.contains(&format!("{start} to 600")), "{error}");
         timeline.rewind(start).unwrap();
+        assert!(walk(&mut timeline, start..start + 3) == made[start as usize..][..3]);
+    }
+
+    #[test]
+    fn snapshots_fill_the_memory_and_are_nearer_where_the_past_is_nearer() {
+        let options = TimelineOptions { memory: 300_000, ..OPTIONS };
+        let mut timeline = Timeline::new(fake(), options);
+        for way in 0..400 {
+            walk(&mut timeline, way..way + 1);
+            assert!(timeline.bytes() <= options.memory);
+        }
+        assert!(timeline.bytes() > options.memory * 9 / 10, "{} bytes", timeline.bytes());
+        let kept: Vec<_> = timeline.moments.iter().filter(|m| m.before.is_some()).map(|m| 400 - m.index).collect();
+        let gaps: Vec<_> = kept.windows(2).map(|pair| pair[0] - pair[1]).collect();
+        let widest = |near: u64, far: u64| {
+            let there = kept.iter().zip(&gaps).filter(|(back, _)| (near..far).contains(*back));
+            there.map(|(_, gap)| *gap).max().unwrap()
+        };
+        assert!(widest(0, 15) <= 2 && widest(15, 50) <= 8 && widest(50, 250) <= 40, "{kept:?}");
+        let bytes = timeline.bytes();
+        timeline.count();
+        assert_eq!(timeline.bytes(), bytes, "counted as it goes");
+    }
+
+    #[test]
+    fn without_memory_there_is_no_past_but_a_present() {
+        let mut timeline = Timeline::new(fake(), TimelineOptions { memory: 1000, ..OPTIONS });
+        let made = walk(&mut timeline, 0..5);
+        assert_eq!((timeline.chunks(), timeline.bytes()), (5..5, 0));
+        assert!(timeline.rewind(4).unwrap_err().to_string().contains("5 to 5"));
+        assert!(made == walk(&mut self::timeline(), 0..5));
     }
 
     #[test]

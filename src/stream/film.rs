@@ -1,34 +1,37 @@
 //! Recording a world while it runs: a video, and beside it what makes the same frames again.
 //!
 //! `walk.gif` is accompanied by `walk.dream`, the [saved](crate::simulate::Snapshot::save) moment at which it begins, and
-//! `walk.replay.jsonl`, the [`Replay`] from there on. The video is written by a thread of its own, and what could be written of it
-//! stays when the disk is full.
+//! `walk.replay.jsonl`, the [`Replay`] from there on. The video is written by a thread of its own. No frame is left out: a world that is
+//! faster than the disk waits for it. What could be written stays, with its replay, when the disk is full.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::Event;
 use crate::model::ModelInfo;
-use crate::simulate::{ControlScript, FrameHasher, Replay, ReplayHeader, Timeline};
+use crate::simulate::{ControlScript, Replay, ReplayHeader, Timeline, frame_hash};
 use crate::video::VideoWriter;
 use crate::{Controls, Error, Frame, Result};
+
+/// Frames that wait to be written at most: the model thread waits before one more.
+const WAITING: usize = 32;
 
 /// What the writing thread is told.
 enum Note {
     Frame(Frame),
-    End(Box<Replay>),
+    End(ControlScript),
 }
 
 /// A recording under way.
 pub(super) struct Film {
     notes: Sender<Note>,
-    header: ReplayHeader,
     script: ControlScript,
-    hasher: FrameHasher,
+    /// Whether no more can be written.
+    stuck: Arc<AtomicBool>,
     writer: JoinHandle<()>,
 }
 
@@ -48,18 +51,7 @@ impl Film {
         let video = VideoWriter::create(path, size, model.fps)?;
         let save = beside(path, "dream");
         world.snapshot()?.save(&save, model)?;
-        let (notes, inbox) = unbounded();
-        let path = path.to_owned();
-        let writer = thread::Builder::new()
-            .name("dream-film".into())
-            .spawn(move || {
-                match write(video, &inbox, &path) {
-                    Ok(()) => tell(Event::Recorded(path)),
-                    Err(error) => tell(Event::Rejected(error.to_string())),
-                }
-                drop(token);
-            })
-            .map_err(|e| Error::Thread(e.to_string()))?;
+        let (notes, inbox) = bounded(WAITING);
         let session = world.session();
         let header = ReplayHeader {
             model: model.sha256.clone(),
@@ -69,10 +61,21 @@ impl Film {
             save: save.file_name().map(PathBuf::from),
             settings: session.settings(),
             size,
-            frames: 0,
-            frames_sha256: String::new(),
         };
-        Ok(Self { notes, header, script: ControlScript::default(), hasher: FrameHasher::default(), writer })
+        let (path, first_tick) = (path.to_owned(), session.tick());
+        let stuck = Arc::new(AtomicBool::new(false));
+        let cut = Arc::clone(&stuck);
+        let writer = thread::Builder::new()
+            .name("dream-film".into())
+            .spawn(move || {
+                match write(video, &inbox, &path, header, first_tick, &cut) {
+                    Ok(()) => tell(Event::Recorded(path)),
+                    Err(error) => tell(Event::Rejected(format!("{error}; what was recorded before stays"))),
+                }
+                drop(token);
+            })
+            .map_err(|e| Error::Thread(e.to_string()))?;
+        Ok(Self { notes, script: ControlScript::default(), stuck, writer })
     }
 
     /// Notes the controls of a tick, and returns them as far as a replay file can hold them.
@@ -86,42 +89,49 @@ impl Film {
         self.script.record_prompt(tick, prompt);
     }
 
-    /// Notes a frame; whether anybody still writes.
+    /// Notes a frame, as soon as there is room; whether it is still written.
     pub fn frame(&mut self, frame: &Frame) -> bool {
-        self.hasher.push(frame);
-        self.header.frames += 1;
-        self.notes.send(Note::Frame(frame.clone())).is_ok()
+        self.notes.send(Note::Frame(frame.clone())).is_ok() && !self.stuck.load(Ordering::Relaxed)
     }
 
     /// Ends the recording; the thread that still writes it.
     pub fn end(self) -> JoinHandle<()> {
-        let Self { notes, mut header, script, hasher, writer } = self;
-        header.frames_sha256 = hasher.digest();
         // A thread that is gone has told why.
-        notes.send(Note::End(Box::new(Replay { header, script }))).ok();
-        writer
+        self.notes.send(Note::End(self.script)).ok();
+        self.writer
     }
 }
 
-/// Writes what comes until it ends.
-fn write(mut video: VideoWriter, inbox: &Receiver<Note>, path: &Path) -> Result<()> {
+/// Writes what comes until it ends; on an error `stuck` is raised, and what comes then is left out.
+fn write(
+    mut video: VideoWriter,
+    inbox: &Receiver<Note>,
+    path: &Path,
+    header: ReplayHeader,
+    first_tick: u64,
+    stuck: &AtomicBool,
+) -> Result<()> {
+    let mut replay = Replay { header, script: ControlScript::default(), frames: Vec::new() };
+    let mut written = Ok(());
     for note in inbox {
         match note {
-            Note::Frame(frame) => {
-                if let Err(error) = video.push(&frame) {
-                    // What is written stays, as far as the disk holds it.
-                    video.finish().ok();
-                    return Err(error);
+            Note::Frame(frame) if written.is_ok() => {
+                written = video.push(&frame);
+                match written {
+                    Ok(()) => replay.frames.push((first_tick + replay.frames.len() as u64, frame_hash(&frame))),
+                    Err(_) => stuck.store(true, Ordering::Relaxed),
                 }
             }
-            Note::End(replay) => {
-                video.finish()?;
-                let beside = beside(path, "replay.jsonl");
-                return fs::write(&beside, replay.to_string()).map_err(Error::io(&beside));
-            }
+            Note::Frame(_) => {}
+            Note::End(script) => replay.script = script,
         }
     }
-    video.finish()
+    let finished = video.finish();
+    if replay.frames.is_empty() {
+        return written.and(finished);
+    }
+    let saved = replay.save(beside(path, "replay.jsonl"));
+    written.and(finished).and(saved)
 }
 
 /// `walk.gif` and `walk/` are accompanied by `walk.{ending}`.

@@ -208,6 +208,7 @@ impl Dreaming {
             sampled: now,
             ready: now,
             times: StageTimes::default(),
+            past: world.bytes(),
         };
         let frames = vec![frame.to_rgba()];
         Some(TimedChunk { info: Arc::new(info), size: frame.size, frames, due: now, frame_time: Duration::ZERO })

@@ -27,6 +27,8 @@ pub struct ChunkInfo {
     pub ready: Instant,
     /// Where the time went; the commit time is that of the chunk before.
     pub times: StageTimes,
+    /// [Bytes](crate::simulate::Timeline::bytes) that the world's past takes.
+    pub past: usize,
 }
 
 /// A frame to be shown now.
@@ -120,6 +122,7 @@ mod tests {
             sampled: due,
             ready: due,
             times: StageTimes::default(),
+            past: 0,
         };
         let frames = vec![vec![0; 4]; 2];
         let size = FrameSize::new(1, 1);

@@ -1,7 +1,7 @@
 use super::*;
 use crate::Controls;
 use crate::simulate::fake::{FakeModel, Fault};
-use crate::simulate::{ControlScript, FrameHasher, Replay, Session, Snapshot};
+use crate::simulate::{ControlScript, Replay, Session, Snapshot, frame_hash};
 
 /// Generous: these tests are about what happens, not how fast.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -247,18 +247,27 @@ fn a_recording_can_be_made_again() {
     until(|| stream.events().find(|e| *e == Event::Recorded(path("walk/"))));
     drop(stream);
 
-    let replay = Replay::parse(&std::fs::read_to_string(path("walk.replay.jsonl")).unwrap()).unwrap();
-    let header = replay.header;
-    assert!(header.frames > 20 && std::fs::read_dir(path("walk")).unwrap().count() as u64 == header.frames);
+    let replay = read_replay(&path("walk.replay.jsonl"));
+    assert!(replay.frames.len() > 20 && std::fs::read_dir(path("walk")).unwrap().count() == replay.frames.len());
+    assert_eq!(play_again(&replay, &path("walk.dream")), "a desert");
+}
+
+fn read_replay(path: &std::path::Path) -> Replay {
+    Replay::parse(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Makes every frame of a recording again; the prompt at its end.
+fn play_again(replay: &Replay, save: &std::path::Path) -> String {
     let mut session = Session::new(model().shared(), world("a forest")).unwrap();
-    session.restore(&Snapshot::load(path("walk.dream"), &model().info).unwrap()).unwrap();
-    let mut hasher = FrameHasher::default();
-    for _ in 0..header.frames / 2 {
+    session.restore(&Snapshot::load(save, &model().info).unwrap()).unwrap();
+    for recorded in replay.frames.chunks(2) {
         let (controls, prompt) = replay.script.chunk(session.tick(), 2);
         prompt.into_iter().for_each(|p| session.set_prompt(p).unwrap());
-        session.step(&controls).unwrap().frames.iter().for_each(|frame| hasher.push(frame));
+        let chunk = session.step(&controls).unwrap();
+        let made: Vec<_> = (chunk.first_tick..).zip(chunk.frames.iter().map(frame_hash)).collect();
+        assert_eq!(recorded, &made[..recorded.len()]);
     }
-    assert_eq!((session.prompt(), hasher.digest()), ("a desert", header.frames_sha256));
+    session.prompt().into()
 }
 
 #[test]
@@ -286,8 +295,8 @@ fn a_recording_is_complete_when_the_stream_is_gone() {
             until(|| stream.events().find(|e| *e == Event::Recording(false)));
         }
         drop(stream);
-        let replay = std::fs::read_to_string(path(&format!("{name}.replay.jsonl"))).unwrap();
-        assert!(path(&format!("{name}.gif")).exists() && Replay::parse(&replay).unwrap().header.frames > 0);
+        assert!(path(&format!("{name}.gif")).exists());
+        play_again(&read_replay(&path(&format!("{name}.replay.jsonl"))), &path(&format!("{name}.dream")));
     }
 }
 
@@ -295,20 +304,50 @@ fn a_recording_is_complete_when_the_stream_is_gone() {
 #[test]
 fn what_is_recorded_stays_when_the_disk_is_full() {
     let folder = tempfile::tempdir().unwrap();
-    let walk = folder.path().join("walk");
+    let path = |name: &str| folder.path().join(name);
     let mut stream = start(model(), options("a meadow"));
     next_frame(&mut stream);
-    stream.record(Some(folder.path().join("walk/"))).unwrap();
-    let part = folder.path().join(format!("walk.{}.part", std::process::id()));
-    until(|| part.is_dir().then_some(()));
+    stream.record(Some(path("walk/"))).unwrap();
+    let part = until(|| {
+        let mut entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.find(|path| path.is_dir())
+    });
     // From some picture on the disk is full.
     std::os::unix::fs::symlink("/dev/full", part.join("frame-000150.png")).unwrap();
     until(|| {
         stream.due_frame(Instant::now());
         stream.events().find(|e| matches!(e, Event::Rejected(reason) if reason.contains("No space left")))
     });
-    assert!((0..150).all(|i| crate::video::load_image(walk.join(format!("frame-{i:06}.png"))).is_ok()));
+    let picture = |i| path("walk").join(format!("frame-{i:06}.png"));
+    assert!((0..150).all(|i| crate::video::load_image(picture(i)).is_ok()) && !picture(150).exists());
+    let replay = read_replay(&path("walk.replay.jsonl"));
+    assert_eq!(replay.frames.len(), 150);
+    play_again(&replay, &path("walk.dream"));
     next_frame(&mut stream);
+}
+
+#[test]
+fn what_is_recorded_stays_when_the_model_fails() {
+    for fault in [Fault::Error, Fault::Panic] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let delay = Duration::from_millis(5);
+        let mut stream = start(FakeModel { fault: Some((150, fault)), delay, ..model() }, options("a meadow"));
+        stream.record(Some(path("walk.gif"))).unwrap();
+        let told = until(|| {
+            stream.due_frame(Instant::now());
+            stream.events().find(|e| matches!(e, Event::Recorded(_) | Event::Rejected(_)))
+        });
+        assert_eq!(told, Event::Recorded(path("walk.gif")));
+        let replay = read_replay(&path("walk.replay.jsonl"));
+        assert_eq!(replay.frames.last().unwrap().0, 299, "all up to the fault");
+        let file = std::io::BufReader::new(std::fs::File::open(path("walk.gif")).unwrap());
+        let frames = image::AnimationDecoder::into_frames(image::codecs::gif::GifDecoder::new(file).unwrap());
+        assert_eq!(frames.collect_frames().unwrap().len(), replay.frames.len());
+        play_again(&replay, &path("walk.dream"));
+        stream.new_world(world("a desert")).unwrap();
+        until(|| stream.due_frame(Instant::now()).filter(|f| f.chunk.world == 2));
+    }
 }
 
 #[test]
@@ -369,6 +408,16 @@ fn a_saved_world_is_gone_on_with_after_a_restart() {
     next_frame(&mut stream);
     stream.load(folder.path().join("none")).unwrap();
     until(|| matches!(next_event(&stream), Event::Rejected(reason) if reason.contains("none")).then_some(()));
+    let saved = std::fs::read(&path).unwrap();
+    let mut flipped = saved.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for (bytes, part) in [(&saved[..saved.len() / 2], "cut off"), (&flipped, "damaged"), (b"hello", "no saved world")] {
+        std::fs::write(&path, bytes).unwrap();
+        stream.load(&path).unwrap();
+        until(|| matches!(next_event(&stream), Event::Rejected(reason) if reason.contains(part)).then_some(()));
+        next_frame(&mut stream);
+    }
+    std::fs::write(&path, saved).unwrap();
     stream.load(&path).unwrap();
     let tick = until(|| match next_event(&stream) {
         Event::Moved { tick, prompt, .. } => (prompt == "a desert").then_some(tick),

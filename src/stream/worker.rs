@@ -212,11 +212,11 @@ impl Dreaming {
             controls.iter_mut().zip(world.session().tick()..).for_each(|(c, tick)| *c = film.controls(tick, *c));
         }
         let mut cut = false;
-        let (chunk, frames) = guarded(pool, || {
+        let (chunk, frames, past) = guarded(pool, || {
             let mut chunk = world.step(&controls)?;
             let frames = std::mem::take(&mut chunk.frames);
             cut = film.as_mut().is_some_and(|film| !frames.iter().all(|frame| film.frame(frame)));
-            Ok((chunk, frames.iter().map(Frame::to_rgba).collect()))
+            Ok((chunk, frames.iter().map(Frame::to_rgba).collect(), world.bytes()))
         })?;
         if cut {
             // Nobody writes it any more, for a reason that was told.
@@ -232,6 +232,7 @@ impl Dreaming {
             sampled,
             ready,
             times: chunk.times,
+            past,
         };
         let frame_time = Duration::from_secs_f64(1.0 / f64::from(self.model.info().fps));
         Ok(TimedChunk { info: Arc::new(info), size, frames, due, frame_time })

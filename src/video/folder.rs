@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::partial::Partial;
 use super::{Encoder, save_png};
+use crate::partial::Partial;
 use crate::{Error, Frame, Result};
 
 pub(super) struct Folder {
@@ -25,9 +25,14 @@ impl Folder {
 
 impl Encoder for Folder {
     fn push(&mut self, frame: &Frame) -> Result<()> {
-        save_png(frame, self.partial.path().join(format!("frame-{:06}.png", self.frames)))?;
-        self.frames += 1;
-        Ok(())
+        let path = self.partial.path().join(format!("frame-{:06}.png", self.frames));
+        let saved = save_png(frame, &path);
+        match saved {
+            Ok(()) => self.frames += 1,
+            // Half a picture is none.
+            Err(_) => _ = fs::remove_file(path),
+        }
+        saved
     }
 
     fn finish(self: Box<Self>) -> Result<()> {

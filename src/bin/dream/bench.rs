@@ -32,7 +32,7 @@ pub struct Args {
     #[command(flatten)]
     world: WorldArgs,
     /// How long to measure
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=86_400))]
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(2..=86_400))]
     seconds: u32,
     /// Print JSON
     #[arg(long)]
@@ -125,7 +125,7 @@ fn live(args: &Args, device: DeviceChoice, began: Instant, time: Duration) -> Re
     let mut stream = Stream::start(load, options)?;
     stream.input().hold(walking(0));
     let (mut first, mut last, mut delays, mut spacing) = (None, None, Vec::new(), Vec::new());
-    let (mut last_tick, mut memory) = (0, Memory::default());
+    let (mut last_tick, mut past, mut memory) = (0, 0, Memory::default());
     while first.is_none_or(|first: Instant| first.elapsed() < time) {
         for event in stream.events() {
             match event {
@@ -143,7 +143,7 @@ fn live(args: &Args, device: DeviceChoice, began: Instant, time: Duration) -> Re
         if let Some(frame) = stream.due_frame(now) {
             first.get_or_insert(now);
             spacing.extend(last.replace(now).map(|last| now - last));
-            last_tick = frame.tick;
+            (last_tick, past) = (frame.tick, frame.chunk.past);
             if frame.tick == frame.chunk.first_tick {
                 delays.push(now - frame.chunk.sampled);
                 stream.input().hold(walking(frame.chunk.index as usize));
@@ -158,7 +158,8 @@ fn live(args: &Args, device: DeviceChoice, began: Instant, time: Duration) -> Re
     let first = first.unwrap_or_else(Instant::now);
     let model = model.recv().map_err(|e| Error::Thread(e.to_string()))?;
     let shown_fps = (spacing.len() + 1) as f64 / first.elapsed().as_secs_f64();
-    let rewind = travel::rewind(&mut stream, Duration::from_secs_f32(last_tick as f32 / model.info().fps))?;
+    let age = Duration::from_secs_f32(last_tick as f32 / model.info().fps);
+    let rewind = travel::rewind(&mut stream, age, past)?;
     Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing, rewind, memory })
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bevy_dream::simulate::replay::StartImage;
-use bevy_dream::simulate::{ControlScript, FrameHasher, Replay, ReplayHeader, Session, SessionOptions, check_prompt};
+use bevy_dream::simulate::{
+    ControlScript, FrameHasher, Replay, ReplayHeader, Session, SessionOptions, check_prompt, frame_hash,
+};
 use bevy_dream::video::{VideoWriter, load_image, save_png};
 use bevy_dream::voxel::PolicyKind;
 use bevy_dream::{Error, Frame, Result};
@@ -64,29 +66,37 @@ pub fn run(args: &Args) -> Result<()> {
         settings: Some(settings),
     };
     let mut video = VideoWriter::create(&args.out, size, model.info().fps)?;
+    let start = start.map(|picture| keep_start(&picture, &args.out)).transpose()?;
     let bar = progress(args.frames, "frames");
-    let frames_sha256 = pool.install(|| {
+    let mut frames = Vec::new();
+    let played = pool.install(|| {
         let mut session = Session::new(Arc::clone(&model), options)?;
-        play(&mut session, &script, args.frames, |frame| {
+        play(&mut session, &script, args.frames, |tick, frame| {
+            video.push(frame)?;
+            frames.push((tick, frame_hash(frame)));
             bar.inc(1);
-            video.push(frame)
+            Ok(())
         })
-    })?;
+    });
     bar.finish();
-    video.finish()?;
+    if frames.is_empty() {
+        return played;
+    }
+    // What was made stays, whatever came then.
+    let finished = video.finish();
+    let kept = frames.len();
+    let replay = beside(&args.out, "replay.jsonl");
     let header = ReplayHeader {
         model: model.info().sha256.clone(),
         seed: args.seed,
         prompt: args.prompt.clone(),
-        start: start.map(|picture| keep_start(&picture, &args.out)).transpose()?,
+        start,
         save: None,
         settings,
         size,
-        frames: args.frames,
-        frames_sha256,
     };
-    let replay = beside(&args.out, "replay.jsonl");
-    fs::write(&replay, Replay { header, script }.to_string()).map_err(Error::io(&replay))?;
+    let saved = Replay { header, script, frames }.save(&replay);
+    played.and(finished).and(saved).map_err(|error| Error::input(format!("{error}; {kept} frames are kept")))?;
     say(args.out.display())?;
     say(replay.display())
 }

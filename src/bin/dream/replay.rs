@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bevy_dream::simulate::replay::StartImage;
-use bevy_dream::simulate::{FrameHasher, Replay, Session, SessionOptions, Snapshot};
+use bevy_dream::simulate::{FrameHasher, Replay, Session, SessionOptions, Snapshot, frame_hash};
 use bevy_dream::video::load_image;
 use bevy_dream::{Error, Frame, Result};
 
@@ -18,7 +18,7 @@ use crate::playback::play;
 pub struct Args {
     /// The replay file
     file: PathBuf,
-    /// Fail unless the frames are those recorded
+    /// Fail at the first frame that is not the one recorded
     #[arg(long)]
     verify: bool,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<()> {
     let text = fs::read_to_string(&args.file).map_err(Error::io(&args.file))?;
-    let Replay { header, script } =
+    let Replay { header, script, frames } =
         Replay::parse(&text).map_err(|e| Error::input(format!("{}: {e}", args.file.display())))?;
     let start = header.start.as_ref().map(|image| read_start(image, &args.file)).transpose()?;
     let (pool, model) = args.model.load()?;
@@ -49,22 +49,33 @@ pub fn run(args: &Args) -> Result<()> {
         size: Some(header.size),
         settings: Some(header.settings),
     };
-    let bar = progress(header.frames, "frames");
-    let digest = pool.install(|| {
+    let bar = progress(frames.len() as u64, "frames");
+    let (mut recorded, mut hasher) = (frames.iter(), FrameHasher::default());
+    pool.install(|| {
         let mut session = Session::new(Arc::clone(&model), options)?;
         if let Some(save) = &header.save {
             session.restore(&Snapshot::load(args.file.with_file_name(save), model.info())?)?;
         }
-        play(&mut session, &script, header.frames, |_| {
+        play(&mut session, &script, frames.len() as u64, |tick, frame| {
             bar.inc(1);
-            Ok(())
+            hasher.push(frame);
+            let made = (tick, frame_hash(frame));
+            match recorded.next() {
+                Some(known) if args.verify && *known != made => Err(Error::input(format!(
+                    "{}: the frames differ from tick {tick} on, the {}. of {}: recorded {} (tick {}), now {}",
+                    args.file.display(),
+                    frames.len() - recorded.len(),
+                    frames.len(),
+                    known.1,
+                    known.0,
+                    made.1
+                ))),
+                _ => Ok(()),
+            }
         })
     })?;
     bar.finish();
-    if args.verify && digest != header.frames_sha256 {
-        return Err(Error::input(format!("the frames differ: recorded {}, now {digest}", header.frames_sha256)));
-    }
-    say(digest)
+    say(hasher.digest())
 }
 
 fn read_start(image: &StartImage, replay: &Path) -> Result<Frame> {

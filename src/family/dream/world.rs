@@ -115,16 +115,16 @@ impl World {
         })
     }
 
-    /// The embedding `[text]` of the prompt for the chunks to come.
+    /// The embedding `[text]` of the prompt for the chunks to come. One that comes back before a chunk was made was never gone.
     ///
     /// # Errors
     /// [`Error::Tensor`] when it cannot be read.
     pub fn set_text(&mut self, text: Array) -> Result<()> {
-        let new = !self.past.is_empty() && text.numbers()? != self.text.numbers()?;
+        let former = self.former.as_ref().unwrap_or(&self.text);
+        let new = !self.past.is_empty() && text.numbers()? != former.numbers()?;
         let before = std::mem::replace(&mut self.text, text);
-        if new && self.former.is_none() {
-            self.former = Some(before);
-        }
+        let former = self.former.take().unwrap_or(before);
+        self.former = new.then_some(former);
         Ok(())
     }
 

@@ -22,8 +22,8 @@ const BACK: Duration = Duration::from_secs(10);
 /// Longer than this nothing takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Takes a running world back, until one sees where it is, and until it goes on.
-pub fn rewind(stream: &mut Stream, age: Duration) -> Result<Figures> {
+/// Takes a running world of this age, whose past takes so many bytes, back, until one sees where it is, and until it goes on.
+pub fn rewind(stream: &mut Stream, age: Duration, past: usize) -> Result<Figures> {
     let back = BACK.min(age / 2);
     let asked = Instant::now();
     stream.rewind(back)?;
@@ -48,6 +48,8 @@ pub fn rewind(stream: &mut Stream, age: Duration) -> Result<Figures> {
     // A chunk that was made has controls.
     let goes_on = until(|frame| !frame.chunk.controls.is_empty())?;
     Ok(vec![
+        ("timeline_s".into(), json!(round(age.as_secs_f64()))),
+        ("timeline_mb".into(), json!(mb(past as f64))),
         ("rewind_s".into(), json!(round(back.as_secs_f64()))),
         ("rewind_ms".into(), json!(ms(&[seen], 0.5))),
         ("go_on_ms".into(), json!(ms(&[goes_on], 0.5))),
@@ -76,5 +78,10 @@ pub fn snapshots(session: &mut Session) -> Result<Figures> {
     fs::remove_file(&path).map_err(Error::io(&path))?;
     let names = ["snapshot_ms", "restore_ms", "save_ms", "load_ms"];
     let times = names.iter().zip(times).map(|(name, times)| (name.to_string(), json!(ms(&times, 0.5))));
-    Ok(times.chain([("snapshot_mb".to_owned(), json!(round(bytes as f64 / 1048576.0)))]).collect())
+    Ok(times.chain([("snapshot_mb".to_owned(), json!(mb(bytes as f64)))]).collect())
+}
+
+/// Megabytes, of a million bytes.
+fn mb(bytes: f64) -> f64 {
+    round(bytes / 1e6)
 }
