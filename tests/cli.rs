@@ -248,6 +248,10 @@ fn a_published_model_opens_like_our_own() {
     assert!(walk.status.success() && told.contains("licence"), "{told}");
     assert_eq!(load_image(path("walk/frame-000002.png")).unwrap().size, FrameSize::new(40, 24));
     accepted(&["replay", &path("walk.replay.jsonl"), "--verify", "--model", folder]);
+    for args in [&["verify", folder][..], &["bench", "--seconds", "2", "--model", folder]] {
+        let told = String::from_utf8(dream(args).stderr).unwrap();
+        assert_eq!(told.matches("note: oasis").count(), 1, "{args:?}: {told}");
+    }
 
     // Without the config these are files of another size than the published one.
     for name in ["weights.safetensors", "vae.safetensors"] {

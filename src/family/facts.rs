@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{oasis, wan, waypoint};
+use super::{oasis, taehv, umt5, wan, waypoint};
 use crate::checkpoint::{Index, family};
 use crate::model::config::Config;
 use crate::{Error, Result};
@@ -21,6 +21,18 @@ pub struct Facts {
     pub fps: f32,
     /// What a user should know of the rights.
     pub notice: Option<&'static str>,
+}
+
+/// What a user should know of the rights to the models of a family; nothing of our own.
+pub fn notice(family: &str) -> Option<&'static str> {
+    Some(match family {
+        "oasis" => oasis::NOTICE,
+        "taehv" => taehv::NOTICE,
+        "umt5" => umt5::NOTICE,
+        "wan-causal" => wan::NOTICE,
+        "waypoint" => waypoint::NOTICE,
+        _ => return None,
+    })
 }
 
 /// Checks every name and shape of the model at `path` against its config and says what it takes to run it. Nothing of a

@@ -19,6 +19,10 @@ use crate::{Error, Result};
 
 use block::{Builder, Network, Past, shuffle, unshuffle};
 
+/// What a user should know of the rights.
+pub const NOTICE: &str =
+    "taehv is a codec of Ollin Boer Bohan; its code and weights are published together under the MIT licence";
+
 /// Stages of both halves; each halves or doubles the picture, and may do so to time.
 const STAGES: usize = 3;
 /// Layers of the longest decoder.

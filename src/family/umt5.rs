@@ -15,6 +15,9 @@ use super::layer::{numbers, rms_scale};
 use crate::checkpoint::{Index, Vars, Weights};
 use crate::{Error, Result};
 
+/// What a user should know of the rights.
+pub const NOTICE: &str = "umt5 is a text encoder of Google, published under the Apache licence 2.0";
+
 /// A tensor that only this network has.
 pub const KEY: &str = "shared.weight";
 /// The same, as the authors of Wan spell it.

@@ -29,7 +29,7 @@ use layout::{IGNORED, Names, layout};
 pub use world::World;
 
 /// What a user should know of the rights.
-pub const NOTICE: &str = "waypoint is a model of Overworld; its licence is told where you got the weights";
+pub const NOTICE: &str = "waypoint is a model of Overworld, by others' account under the Apache licence 2.0; its publisher may ask for more (attribution, no distillation): the model card where you got the weights is what counts";
 /// A tensor that only the DiT has.
 pub const DIT_KEY: &str = "denoise_step_emb.mlp.fc1.weight";
 /// A tensor that only the codec has.

@@ -17,7 +17,7 @@ use crate::output::{load_bar, note};
 const MOST_THREADS: usize = 4;
 
 /// Which model runs, and where.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct ModelArgs {
     /// The model's folder, or a checkpoint of a published model
     #[arg(long, default_value = "models/overworld", value_name = "PATH")]
@@ -39,12 +39,17 @@ impl ModelArgs {
     /// The worker threads and the model.
     pub fn load(&self) -> Result<(ThreadPool, Arc<dyn WorldModel>)> {
         let pool = ThreadPool::new(self.threads())?;
-        let load = || checkpoint::watch(load_bar(), || checkpoint::load(&self.model, self.device));
-        let model = pool.install(load)?;
+        let model = pool.install(|| self.open())?;
+        Ok((pool, model))
+    }
+
+    /// The model, loaded on this thread; its user sees how far that is and what to know of the rights.
+    pub fn open(&self) -> Result<Arc<dyn WorldModel>> {
+        let model = checkpoint::watch(load_bar(), || checkpoint::load(&self.model, self.device))?;
         if let Some(notice) = &model.info().notice {
             note(notice);
         }
-        Ok((pool, model))
+        Ok(model)
     }
 }
 

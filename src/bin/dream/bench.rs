@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bevy_dream::checkpoint;
 use bevy_dream::kernel::{ThreadPool, gemm_peak_gflops};
 use bevy_dream::model::WorldModel;
 use bevy_dream::simulate::{Session, SessionOptions};
 use bevy_dream::stream::{Event, Stream, StreamOptions};
 use bevy_dream::{Controls, Error, Result};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use crate::args::{ModelArgs, WorldArgs};
@@ -43,11 +43,10 @@ pub struct Args {
 pub fn run(args: &Args, began: Instant) -> Result<()> {
     let pool = ThreadPool::new(args.model.threads())?;
     let half = Duration::from_secs(args.seconds.into()) / 2;
-    let bar = progress(u64::from(args.seconds), "seconds");
     let live = live(args, began, half)?;
-    bar.set_position(u64::from(args.seconds) / 2);
+    live.bar.set_position(u64::from(args.seconds) / 2);
     let flat = pool.install(|| flat_out(args, &live.model, half))?;
-    bar.finish_and_clear();
+    live.bar.finish_and_clear();
 
     let model = &*live.model;
     let info = model.info();
@@ -100,6 +99,8 @@ struct Live {
     spacing: Vec<Duration>,
     rewind: travel::Figures,
     memory: Memory,
+    /// How far the whole measurement is.
+    bar: ProgressBar,
 }
 
 /// Resident memory in MB once the first [`PART`] is over, and at the end.
@@ -107,11 +108,10 @@ type Memory = [Option<f64>; 2];
 
 /// Runs the model thread in real time.
 fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
-    let (folder, device) = (args.model.model.clone(), args.model.device);
     let (loaded, model) = crossbeam_channel::bounded(1);
-    let world_args = args.world;
+    let (model_args, world_args) = (args.model.clone(), args.world);
     let load = move || {
-        let model = checkpoint::load(folder, device)?;
+        let model = model_args.open()?;
         world_args.settings(&*model)?;
         // The receiver lives as long as the stream.
         loaded.send(Arc::clone(&model)).ok();
@@ -123,8 +123,12 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
     stream.input().hold(walking(0));
     let (mut first, mut last, mut delays, mut spacing) = (None, None, Vec::new(), Vec::new());
     let (mut last_tick, mut memory) = (0, Memory::default());
+    let mut bar = ProgressBar::hidden();
     while first.is_none_or(|first: Instant| first.elapsed() < time) {
         for event in stream.events() {
+            if matches!(event, Event::Loaded(_)) {
+                bar = progress(u64::from(args.seconds), "seconds");
+            }
             match event {
                 Event::Ended(reason) | Event::Failed(reason) | Event::Rejected(reason) => {
                     return Err(Error::input(reason));
@@ -156,7 +160,7 @@ fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
     let model = model.recv().map_err(|e| Error::Thread(e.to_string()))?;
     let shown_fps = (spacing.len() + 1) as f64 / first.elapsed().as_secs_f64();
     let rewind = travel::rewind(&mut stream, Duration::from_secs_f32(last_tick as f32 / model.info().fps))?;
-    Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing, rewind, memory })
+    Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing, rewind, memory, bar })
 }
 
 /// Times of chunks that follow each other without a pause.
