@@ -275,7 +275,7 @@ fn bad_files_are_one_clear_line() {
 fn bad_configs_are_one_clear_line() {
     for (part, other, expected) in [
         ("\"depth\": 2", "\"depth\": 1000000000", "dit.depth is 1000000000"),
-        ("\"depth\": 2", "\"depth\": 9000", "'blocks.10.s_adaLN_modulation.1.bias' is missing"),
+        ("\"depth\": 2", "\"depth\": 9000", "dit.depth is 9000, but there are only"),
         ("\"depth\": 2", "\"depth\": -1", "config.json"),
         ("\"num_heads\": 2", "\"num_heads\": 3", "dit.hidden_size 32 does not split into 3 heads"),
         ("\"num_heads\": 2", "\"mystery\": 2", "mystery"),

@@ -229,6 +229,8 @@ fn bad_files_are_one_clear_line() {
     for (fixture, part, other, expected) in [
         ("wan", "\"num_layers\": 2", "\"num_layers\": 1000000000", "num_layers is 1000000000"),
         ("wan", "\"num_layers\": 2", "\"num_layers\": 3", "is missing"),
+        ("wan", "\"num_layers\": 2", "\"num_layers\": 65536", "num_layers is 65536, but there are only"),
+        ("umt5", "\"num_layers\": 3", "\"num_layers\": 1048576", "num_layers is 1048576, but there are only"),
         ("umt5", "\"num_layers\": 3", "\"num_layers\": 1000000000", "num_layers is 1000000000"),
         ("umt5", "\"vocab_size\": 50", "\"vocab_size\": 51", "text_encoder in the config makes it [51, 24]"),
     ] {

@@ -118,6 +118,18 @@ impl Index {
         }
     }
 
+    /// Refuses more `layers`, which `field` of the config states, than there are tensors, before a layout of so many is made.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the field.
+    pub fn check_layers(&self, field: &str, layers: usize) -> Result<()> {
+        let most = self.tensors.len();
+        if layers > most {
+            return Err(Error::model(&self.path, format!("{field} is {layers}, but there are only {most} tensors")));
+        }
+        Ok(())
+    }
+
     /// The same tensors by other names.
     ///
     /// # Errors

@@ -90,8 +90,12 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
-        self.dit.check(&self.config.dit.layout(), "dit in config.json", &[IGNORED])?;
-        self.vae.check(&self.config.vae.layout(), "vae in config.json", &[IGNORED])
+        let (dit, vae) = (&self.config.dit, &self.config.vae);
+        self.dit.check_layers("dit.depth", dit.depth)?;
+        self.vae.check_layers("vae.enc_depth", vae.enc_depth)?;
+        self.vae.check_layers("vae.dec_depth", vae.dec_depth)?;
+        self.dit.check(&dit.layout(), "dit in config.json", &[IGNORED])?;
+        self.vae.check(&vae.layout(), "vae in config.json", &[IGNORED])
     }
 
     fn sha256(&self) -> Result<String> {

@@ -124,6 +124,15 @@ impl Config {
         layout
     }
 
+    /// Compares every name and shape of a checkpoint, spelled as transformers does it, with those of these sizes.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the first that is missing, of another shape or left over.
+    pub fn check_index(&self, index: &Index) -> Result<()> {
+        index.check_layers("num_layers", self.num_layers)?;
+        index.check(&self.layout(), "text_encoder in the config", &[ALIAS])
+    }
+
     /// The bucket of a key that lies `distance` after the query. Rounded as PyTorch does it.
     pub fn bucket(&self, distance: i64) -> usize {
         let half = self.relative_attention_num_buckets / 2;
@@ -169,7 +178,7 @@ impl Umt5 {
     /// [`Error::Model`] when it is damaged or not of these sizes.
     pub fn open(path: &Path, config: &Config) -> Result<Self> {
         let index = as_published(Index::open(path)?)?;
-        index.check(&config.layout(), "text_encoder in the config", &[ALIAS])?;
+        config.check_index(&index)?;
         Ok(Self { config: config.clone(), weights: Weights::new(index, &Device::Cpu) })
     }
 

@@ -91,6 +91,7 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
+        self.dit.check_layers("num_layers", self.config.num_layers)?;
         self.dit.check(&layout(&self.config), "the config", &[])
     }
 }

@@ -79,6 +79,7 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
+        self.dit.check_layers("n_layers", self.config.n_layers)?;
         self.dit.check(&layout(&self.config, self.names), "the config", &[IGNORED])
     }
 }
