@@ -17,11 +17,14 @@ use serde::Deserialize;
 
 use crate::family::dream::Dream;
 use crate::family::oasis::{self, Oasis};
+use crate::family::taehv;
+use crate::family::umt5;
 use crate::family::wan::{self, Wan};
 use crate::family::waypoint::{self, Waypoint};
 use crate::model::WorldModel;
 use crate::{Error, Result};
 
+pub(crate) use index::folder_of;
 pub use index::{Entry, Index, checkpoints, find, is_checkpoint};
 pub use progress::{Progress, watch};
 pub use weights::{Precision, Vars, Weights, sha256};
@@ -116,20 +119,25 @@ pub fn family(path: &Path) -> Result<String> {
     if !(path.is_dir() || path.is_file() && is_checkpoint(path)) {
         return Err(Error::model(path, "there is no such folder or checkpoint"));
     }
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-    let config = folder.join("config.json");
+    let config = folder_of(path).join("config.json");
     if config.exists() {
         let sniff: Sniff = read_config(&config, |text| serde_json::from_str(text).map_err(|e| e.to_string()))?;
         if let Some(family) = sniff.family {
             return Ok(family);
         }
     }
-    let known = [("oasis", oasis::DIT_KEY), ("waypoint", waypoint::DIT_KEY), ("wan-causal", wan::DIT_KEY)];
-    let known_by =
-        |index: Index| known.iter().find(|(_, key)| index.tensors().contains_key(*key)).map(|(name, _)| *name);
-    let mut files = checkpoints(path).into_iter().filter_map(|file| wan::as_published(Index::open(file).ok()?).ok());
-    match files.find_map(known_by) {
-        Some(family) => Ok(family.into()),
+    // What has a world tells the family, not the codec or the text encoder beside it.
+    let known = [
+        ("oasis", oasis::DIT_KEY),
+        ("waypoint", waypoint::DIT_KEY),
+        ("wan-causal", wan::DIT_KEY),
+        ("taehv", taehv::KEY),
+        ("umt5", umt5::KEY),
+    ];
+    let spelled = |file| umt5::as_published(wan::as_published(Index::open(file).ok()?).ok()?).ok();
+    let files: Vec<_> = checkpoints(path).into_iter().filter_map(|file| spelled(file)).collect();
+    match known.iter().find(|(_, key)| files.iter().any(|index| index.tensors().contains_key(*key))) {
+        Some((family, _)) => Ok((*family).into()),
         None if config.exists() => Err(Error::model(&config, "states no family, and no tensors tell it")),
         None => Err(Error::io(&config)(std::io::ErrorKind::NotFound.into())),
     }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bevy_dream::checkpoint::{self, DeviceChoice, Index, Progress};
+use bevy_dream::family::facts::facts;
+use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 /// A safetensors file with this header and as many bytes of numbers.
@@ -134,6 +136,68 @@ fn weights_of_another_family_are_one_clear_line() {
             let reason = checkpoint::load(folder.path(), DeviceChoice::Cpu).err().unwrap().to_string();
             assert!(reason.contains("no DiT here") && !reason.contains('\n'), "{config}, {weights}: {reason}");
         }
+    }
+}
+
+/// A copy of a folder's files with another tensor in one of them, of no numbers but zeros.
+fn altered(from: &Path, file: &str, name: &str, shape: &[usize]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let path = folder.path().join(file);
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    tensors.insert(name.into(), Tensor::zeros(shape, DType::F16, &Device::Cpu).unwrap());
+    candle_core::safetensors::save(&tensors, path).unwrap();
+    folder
+}
+
+#[test]
+fn facts_are_of_files_whose_every_key_has_its_place() {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/overworld");
+    let known = |path: &Path| facts(path).unwrap().unwrap();
+    assert!(known(&ours).world.is_some() && known(&ours.join("dit.safetensors")).world.is_some());
+    for codec in ["taehv", "taehv_preview", "taehv_super", "umt5"] {
+        assert!(known(&fixture(codec)).world.is_none() && known(&fixture(codec)).notice.is_some(), "{codec}");
+    }
+    let [wan, codec, umt5] = ["wan", "taehv", "umt5"].map(fixture);
+    for (from, file, name, shape, reason) in [
+        (&ours, "vcn.safetensors", "dec_out.bias", &[143][..], "'dec_out.bias' has the shape [143]"),
+        (&ours, "dit.safetensors", "blocks.9.q_norm", &[64], "'blocks.9.q_norm' has no place"),
+        (&ours, "text.safetensors", "projection.bias", &[383], "'projection.bias' has the shape [383]"),
+        (&ours, "text.safetensors", "mystery", &[1], "'mystery' has no place"),
+        (&codec, "weights.safetensors", "decoder.14.weight", &[4, 3, 3, 3], "'decoder.14.weight' has the shape"),
+        (&codec, "weights.safetensors", "decoder.99.weight", &[1], "'decoder.99.weight' has no place"),
+        (&umt5, "weights.safetensors", "encoder.final_layer_norm.weight", &[7], "has the shape [7]"),
+        (&wan, "weights.safetensors", "mystery", &[1], "'mystery' has no place"),
+    ] {
+        let folder = altered(from, file, name, shape);
+        let found = facts(folder.path()).unwrap_err().to_string();
+        assert!(found.contains(reason) && found.contains(file), "{name}: {found}");
+    }
+    // The codec and the text encoder beside a world.
+    for (file, from, name) in [("codec.safetensors", &codec, "decoder.99.weight"), ("t5.safetensors", &umt5, "mystery")]
+    {
+        let folder = altered(&wan, "weights.safetensors", "head.head.bias", &[16]);
+        let other = altered(from, "weights.safetensors", name, &[1]);
+        fs::copy(other.path().join("weights.safetensors"), folder.path().join(file)).unwrap();
+        assert!(facts(folder.path()).is_err(), "{file}");
+    }
+}
+
+#[test]
+fn a_codec_or_a_text_encoder_alone_is_known_by_its_tensors() {
+    for (name, reason) in [("taehv", "a codec of latents"), ("umt5", "an encoder of text")] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("taew2_1.safetensors");
+        fs::copy(fixture(name).join("weights.safetensors"), &file).unwrap();
+        for path in [folder.path(), &file] {
+            assert_eq!(checkpoint::family(path).unwrap(), name);
+            let found = checkpoint::load(path, DeviceChoice::Cpu).err().unwrap().to_string();
+            assert!(found.contains(reason), "{found}");
+        }
+        // Sizes that no config tells: a codec has them in its tensors, a text encoder is taken for the published one.
+        assert_eq!(facts(&file).is_ok(), name == "taehv");
     }
 }
 

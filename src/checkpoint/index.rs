@@ -216,10 +216,15 @@ pub fn is_checkpoint(path: &Path) -> bool {
     is_shards(path) || is_pth(path) || path.extension().is_some_and(|e| e == "safetensors")
 }
 
+/// The folder of a model, which may be told as one of the files in it.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) }
+}
+
 /// The checkpoints in a folder in the order of their names, or a file and after it its neighbours. Shards stand behind
 /// their list.
 pub fn checkpoints(path: &Path) -> Vec<PathBuf> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let folder = folder_of(path);
     // Below the folder that one is in lies "".
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());

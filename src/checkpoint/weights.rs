@@ -60,6 +60,7 @@ pub struct Weights {
     index: Index,
     device: Device,
     precision: Precision,
+    read: bool,
     unused: RefCell<BTreeSet<String>>,
 }
 
@@ -76,7 +77,13 @@ impl Weights {
     pub fn new(index: Index, device: &Device) -> Self {
         let unused = RefCell::new(index.tensors().keys().cloned().collect());
         progress::expect(index.tensors().values().map(|entry| entry.bytes).sum());
-        Self { index, device: device.clone(), precision: Precision::default(), unused }
+        Self { index, device: device.clone(), precision: Precision::default(), read: true, unused }
+    }
+
+    /// The same weights, zeros in place of every number: what a loader asks for can be checked without reading the file.
+    #[must_use]
+    pub fn unread(self) -> Self {
+        Self { read: false, ..self }
     }
 
     /// The same weights, whose fully connected layers will be held in `precision` as far as their sizes allow.
@@ -186,6 +193,9 @@ impl<'a> Vars<'a> {
     /// [`Error::Model`] when it is missing, was taken before, has another shape or holds numbers that are not finite.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let (name, entry, dtype) = self.take(name, shape)?;
+        if !self.weights.read {
+            return Ok(Tensor::zeros(shape, DType::F32, &self.weights.device)?);
+        }
         self.weights.finite(&name, &self.weights.index.read(entry)?, dtype, shape)
     }
 

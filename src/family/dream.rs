@@ -1,5 +1,6 @@
 //! Our own model: a folder with `config.json`, `vcn.safetensors`, `dit.safetensors` and a text encoder.
 
+mod layout;
 mod past;
 mod world;
 
@@ -8,15 +9,15 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::checkpoint::{Precision, Weights, read_config, sha256};
+use crate::checkpoint::{Index, Precision, Weights, read_config, sha256};
 use crate::kernel::Array;
 use crate::model::action::control_features;
 use crate::model::config::Config;
 use crate::model::dit::DiT;
-use crate::model::text::TextEncoder;
+use crate::model::text::{self, TextEncoder};
 use crate::model::vcn::Vcn;
 use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
-use crate::{Controls, Frame, FrameSize, Result};
+use crate::{Controls, Error, Frame, FrameSize, Result};
 
 pub use world::World;
 
@@ -66,6 +67,36 @@ impl Networks {
     /// The controls of a chunk, as the networks take them.
     pub fn controls(&self, controls: &[Controls]) -> Result<Array> {
         control_features(controls, self.config.actions.len(), &self.device)
+    }
+}
+
+/// The headers of a model folder.
+pub struct Files {
+    /// The sizes.
+    pub config: Config,
+    /// Frames to latents and back.
+    pub vcn: Index,
+    /// Noise to latents.
+    pub dit: Index,
+    /// Weights of the text encoder, which is checked.
+    pub text: usize,
+}
+
+impl Files {
+    /// Reads the headers and compares every name and shape with those that the configs make.
+    ///
+    /// # Errors
+    /// As of [`Networks::load`] and [`TextEncoder::load`], but for numbers that are not finite.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = read_config(&folder.join("config.json"), Config::parse)?;
+        let open = |name: &str, layout| {
+            let index = Index::open(folder.join(name))?;
+            index.check(&layout, "config.json", &[])?;
+            Ok::<_, Error>(index)
+        };
+        let (vcn, dit) =
+            (open("vcn.safetensors", layout::vcn(&config))?, open("dit.safetensors", layout::dit(&config))?);
+        Ok(Self { config, vcn, dit, text: text::check(folder)? })
     }
 }
 

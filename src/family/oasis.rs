@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
+use crate::checkpoint::{Index, Weights, checkpoints, find, folder_of, read_config, sha256};
 use crate::kernel::{cells_to_frames, frames_to_cells};
 use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
@@ -72,7 +72,7 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] when the config cannot be used or a network is missing or there twice, and as of [`Index::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let folder = folder_of(path);
         let config_path = Some(folder.join("config.json")).filter(|path| path.exists());
         let config = match &config_path {
             Some(path) => read_config(path, Config::parse)?,

@@ -12,7 +12,7 @@ use candle_nn::ops::softmax;
 use serde::Deserialize;
 
 use super::layer::{numbers, rms_scale};
-use crate::checkpoint::{Index, Vars, Weights};
+use crate::checkpoint::{Index, Vars, Weights, checkpoints, find, folder_of, read_config};
 use crate::{Error, Result};
 
 /// What a user should know of the rights.
@@ -73,6 +73,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Reads and checks the text of a `config.json`; an error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
     /// Checks the sizes; an error says what is wrong.
     pub fn check(&self) -> Result<(), String> {
         for (name, value, least) in [
@@ -163,6 +170,19 @@ pub fn as_published(index: Index) -> Result<Index> {
         }
         _ => name.into(),
     })
+}
+
+/// The number of weights of a checkpoint, whose every name and shape is checked from its headers alone.
+///
+/// # Errors
+/// As of [`Index::open`]; [`Error::Model`] when it is not what the `config.json` beside it makes.
+pub fn check(path: &Path) -> Result<usize> {
+    let config = folder_of(path).join("config.json");
+    let config = if config.exists() { read_config(&config, Config::parse)? } else { Config::default() };
+    let [index] = find(path, checkpoints(path), [KEY], as_published)?;
+    let index = index.ok_or_else(|| Error::model(path, format!("no umT5 here: no file has '{KEY}'")))?;
+    config.check_index(&index)?;
+    Ok(index.parameters())
 }
 
 /// The encoder, on disk.

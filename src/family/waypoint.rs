@@ -17,8 +17,8 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use super::taehv::picture::{frame, picture};
-use super::taehv::{DECODE_FLOP, DecoderMemory, Taehv};
-use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
+use super::taehv::{DECODE_FLOP, DecoderMemory, KEY as CODEC_KEY, Taehv};
+use crate::checkpoint::{Index, Weights, checkpoints, find, folder_of, read_config, sha256};
 use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -32,8 +32,6 @@ pub use world::World;
 pub const NOTICE: &str = "waypoint is a model of Overworld, by others' account under the Apache licence 2.0; its publisher may ask for more (attribution, no distillation): the model card where you got the weights is what counts";
 /// A tensor that only the DiT has.
 pub const DIT_KEY: &str = "denoise_step_emb.mlp.fc1.weight";
-/// A tensor that only the codec has.
-const CODEC_KEY: &str = "encoder.0.weight";
 
 /// The transformer.
 pub struct Networks {
@@ -60,7 +58,7 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] when the config cannot be used or the transformer is missing, and as of [`Index::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let folder = folder_of(path);
         let config_path = ["config.json", "config.yaml"].map(|name| folder.join(name));
         let config_path = config_path.iter().find(|path| path.exists()).unwrap_or(&config_path[1]).clone();
         let config = read_config(&config_path, Config::parse)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bevy_dream::checkpoint::{Index, checkpoints, family, is_checkpoint};
-use bevy_dream::family::facts::{Facts, facts};
+use bevy_dream::family::facts::{WorldFacts, facts};
 use bevy_dream::kernel::{Activation, Linear, ThreadPool};
 use bevy_dream::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -40,6 +40,8 @@ struct Report {
     bytes: u64,
     /// Bytes of weights per number format.
     memory: BTreeMap<String, u64>,
+    /// Whether every key of every file has its place and its shape; nothing of a family that is not known.
+    accounted: Option<bool>,
     /// What it takes to run it here.
     run: Option<Run>,
     /// Why it cannot be run.
@@ -123,7 +125,8 @@ fn inspect(path: &Path) -> Result<Report> {
         parameters: tensors().map(|t| t.shape.iter().product::<usize>()).sum(),
         bytes: tensors().map(|t| t.bytes).sum(),
         memory,
-        run: known.as_ref().map(run_here).transpose()?,
+        accounted: (known.is_some() || problem.is_some()).then_some(problem.is_none()),
+        run: known.and_then(|facts| facts.world).map(run_here).transpose()?,
         problem,
         config,
         files,
@@ -163,7 +166,7 @@ fn read_headers(path: &Path) -> Result<FileReport> {
 }
 
 /// What it takes to run a model on this machine.
-fn run_here(facts: &Facts) -> Result<Run> {
+fn run_here(facts: WorldFacts) -> Result<Run> {
     let gflops = ThreadPool::new(cores())?.install(layer_gflops)?;
     Ok(Run {
         bytes: facts.bytes,
@@ -213,9 +216,12 @@ fn describe(report: &Report) -> String {
     for (dtype, bytes) in &report.memory {
         text += &format!("  {dtype:<8} {:.1} MB\n", *bytes as f64 / 1e6);
     }
+    if report.accounted == Some(true) {
+        text += "  keys     all accounted for\n";
+    }
     if let Some(run) = &report.run {
         let gigabytes = |bytes: u64| bytes as f64 / 1e9;
-        text += &format!("  keys     all accounted for\n  runs in  {:.2} GB of memory", gigabytes(run.bytes));
+        text += &format!("  runs in  {:.2} GB of memory", gigabytes(run.bytes));
         if let Some(free) = run.bytes_free {
             let enough = if free > run.bytes { "" } else { ", which is not enough" };
             text += &format!(", {:.2} GB are free{enough}", gigabytes(free));
