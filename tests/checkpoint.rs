@@ -186,6 +186,22 @@ fn facts_are_of_files_whose_every_key_has_its_place() {
 }
 
 #[test]
+fn facts_tell_what_is_held() {
+    let bytes = |path: &Path| facts(path).unwrap().unwrap().world.unwrap().bytes as f64;
+    // 8 bits for the blocks, f32 for the rest and for what is remembered: 17.8 M weights would take 71 MB in f32 alone.
+    let ours = bytes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/overworld"));
+    assert!((40e6..62e6).contains(&ours), "{ours}");
+    // What Waypoint stores in each layer is held once: a file that stores it once takes no less.
+    let once = tempfile::tempdir().unwrap();
+    fs::copy(fixture("waypoint").join("config.json"), once.path().join("config.json")).unwrap();
+    let weights = fixture("waypoint").join("weights.safetensors");
+    let mut tensors = candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
+    tensors.retain(|name, _| !name.contains("cond_proj") || name.contains("blocks.0."));
+    candle_core::safetensors::save(&tensors, once.path().join("weights.safetensors")).unwrap();
+    assert_eq!(bytes(once.path()), bytes(&fixture("waypoint")));
+}
+
+#[test]
 fn a_codec_or_a_text_encoder_alone_is_known_by_its_tensors() {
     for (name, reason) in [("taehv", "a codec of latents"), ("umt5", "an encoder of text")] {
         let folder = tempfile::tempdir().unwrap();

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::checkpoint::{Index, Precision, Weights, read_config, sha256};
-use crate::kernel::Array;
+use crate::checkpoint::{Entry, Index, Precision, Weights, read_config, sha256};
+use crate::kernel::{Array, KeyValues};
 use crate::model::action::control_features;
-use crate::model::config::Config;
+use crate::model::config::{Config, TrunkConfig};
 use crate::model::dit::DiT;
 use crate::model::text::{self, TextEncoder};
 use crate::model::vcn::Vcn;
@@ -97,6 +97,22 @@ impl Files {
         let (vcn, dit) =
             (open("vcn.safetensors", layout::vcn(&config))?, open("dit.safetensors", layout::dit(&config))?);
         Ok(Self { config, vcn, dit, text: text::check(folder)? })
+    }
+
+    /// Bytes of the weights as they are held and of a full memory at the size trained at.
+    pub fn bytes(&self) -> u64 {
+        let c = &self.config;
+        let held = |(name, entry): (&String, &Entry)| {
+            let precision = if layout::in_precision(name) { c.precision } else { Precision::F32 };
+            precision.bytes(entry.shape.iter().product())
+        };
+        let weights: u64 = self.vcn.tensors().iter().chain(self.dit.tensors()).map(held).sum();
+        let tokens = c.default_size().pixels() / (c.patch * c.patch);
+        let kept = |trunk: &TrunkConfig| {
+            let chunks = trunk.temporal.len() * trunk.offsets.iter().max().copied().unwrap_or(0);
+            (chunks * KeyValues::bytes(tokens, trunk.heads, trunk.head_dim())) as u64
+        };
+        weights + Precision::F32.bytes(self.text) + kept(&c.dit) + kept(&c.decoder)
     }
 }
 

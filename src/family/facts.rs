@@ -5,7 +5,7 @@ use std::path::Path;
 use super::taehv::Taehv;
 use super::{dream, oasis, taehv, umt5, wan, waypoint};
 use crate::Result;
-use crate::checkpoint::{family, folder_of};
+use crate::checkpoint::{Precision, family, folder_of};
 
 /// What it takes to run a model.
 #[derive(Clone, Debug)]
@@ -54,8 +54,8 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             let config = &files.config;
             let parameters = files.vcn.parameters() + files.dit.parameters() + files.text;
             let flop = config.flop_per_chunk(config.default_size(), config.steps) / config.frames_per_chunk;
-            let world =
-                WorldFacts { bytes: 4 * parameters as u64, gflop_per_frame: flop as f64 * 1e-9, fps: config.fps };
+            let bytes = files.bytes();
+            let world = WorldFacts { bytes, gflop_per_frame: flop as f64 * 1e-9, fps: config.fps };
             (parameters, Some(world))
         }
         "oasis" => {
@@ -63,7 +63,7 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             files.check()?;
             let parameters = files.dit.parameters() + files.vae.parameters();
             let world = WorldFacts {
-                bytes: files.config.precision.bytes(parameters) + (4.0 * files.config.dit.memory()) as u64,
+                bytes: files.config.precision.bytes(parameters) + files.config.dit.memory_bytes(),
                 gflop_per_frame: files.config.flop_per_frame(files.config.ddim_steps.0) * 1e-9,
                 fps: oasis::FPS,
             };
@@ -85,7 +85,9 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             let flop = config.flop_per_block(steps, height, width)
                 / (config.sampler.num_frame_per_block * wan::FRAMES_PER_LATENT) as f64;
             let world = WorldFacts {
-                bytes: config.precision.bytes(parameters) + (4.0 * config.memory_len(tokens)) as u64,
+                bytes: config.precision.bytes(files.dit.parameters())
+                    + Precision::F32.bytes(codec)
+                    + config.memory_bytes(tokens),
                 gflop_per_frame: flop * 1e-9,
                 fps: wan::FPS,
             };
@@ -94,13 +96,14 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
         "waypoint" => {
             let files = waypoint::Files::open(path)?;
             files.check()?;
+            let held = files.held();
             let config = files.config;
             let codec = files.codec.map_or(Ok(0), |codec| Taehv::check_index(codec, config.channels))?;
             let parameters = files.dit.parameters() + codec;
             let steps = config.scheduler_sigmas.len() - 1;
             let flop = config.flop_per_latent(steps) / config.temporal_compression as f64;
             let world = WorldFacts {
-                bytes: config.precision.bytes(parameters) + (4.0 * config.memory_len()) as u64,
+                bytes: config.precision.bytes(held) + Precision::F32.bytes(codec) + config.memory_bytes(),
                 gflop_per_frame: flop * 1e-9,
                 fps: config.inference_fps,
             };

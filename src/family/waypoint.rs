@@ -72,6 +72,12 @@ impl Files {
         Ok(Self { config, config_path, names: Names::of(&dit), dit, codec })
     }
 
+    /// Weights of the transformer that are held: what all layers share may be stored in each of them, and is held once.
+    pub fn held(&self) -> usize {
+        let again = |layer| self.names.cond_proj(layer).len() * self.config.d_model * self.config.d_model;
+        self.dit.parameters() - (1..self.config.n_layers).map(again).sum::<usize>()
+    }
+
     /// Compares every name and shape with those that the config makes.
     ///
     /// # Errors

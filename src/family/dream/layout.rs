@@ -38,6 +38,11 @@ fn trunk(layout: &mut Layout, name: &str, c: &TrunkConfig, cond: usize) {
     }
 }
 
+/// Whether a weight is one of those that a model's precision is of.
+pub fn in_precision(name: &str) -> bool {
+    name.contains("blocks.") && ["qkv", "proj", "fc1", "fc2"].iter().any(|l| name.ends_with(&format!(".{l}.weight")))
+}
+
 /// The tensors of the VCN.
 pub fn vcn(c: &Config) -> Layout {
     let mut layout = Layout::new();

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::checkpoint::Precision;
+use crate::kernel::KeyValues;
 
 /// A larger network is a mistake.
 const MOST: usize = 1 << 14;
@@ -193,10 +194,10 @@ impl Config {
         }
     }
 
-    /// Numbers that are kept of a full memory, once as they are and once packed for the products.
-    pub fn memory_len(&self) -> f64 {
+    /// Bytes of a full memory.
+    pub fn memory_bytes(&self) -> u64 {
         let frames: usize = (0..self.n_layers).map(|layer| self.memory(layer).0).sum();
-        4.0 * (frames * self.tokens()) as f64 * (self.kv_heads() * self.head_dim()) as f64
+        frames as u64 * KeyValues::bytes(self.tokens(), self.kv_heads(), self.head_dim()) as u64
     }
 
     /// Operations (a multiplication and an addition are two) of one pass over a frame of a world with a full memory.
