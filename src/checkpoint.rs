@@ -3,17 +3,17 @@
 mod index;
 mod progress;
 mod pth;
+mod text;
 mod weights;
 mod zip;
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use candle_core::Device;
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::family::dream::Dream;
 use crate::family::oasis::{self, Oasis};
@@ -27,6 +27,7 @@ use crate::{Error, Result};
 pub(crate) use index::folder_of;
 pub use index::{Entry, Index, checkpoints, find, is_checkpoint};
 pub use progress::{Progress, watch};
+pub use text::{parse_json, read_text};
 pub use weights::{Precision, Vars, Weights, sha256};
 
 /// Where a model runs.
@@ -112,18 +113,14 @@ pub fn load(path: impl AsRef<Path>, device: DeviceChoice) -> Result<Arc<dyn Worl
 /// [`Error::Model`] when there is nothing or its config states none, [`Error::Io`] when it has no config and no tensors
 /// that are known.
 pub fn family(path: &Path) -> Result<String> {
-    #[derive(Deserialize)]
-    struct Sniff {
-        family: Option<String>,
-    }
     if !(path.is_dir() || path.is_file() && is_checkpoint(path)) {
         return Err(Error::model(path, "there is no such folder or checkpoint"));
     }
     let config = folder_of(path).join("config.json");
     if config.exists() {
-        let sniff: Sniff = read_config(&config, |text| serde_json::from_str(text).map_err(|e| e.to_string()))?;
-        if let Some(family) = sniff.family {
-            return Ok(family);
+        let config = read_config(&config, parse_json)?;
+        if let Some(family) = config.get("family").and_then(Value::as_str) {
+            return Ok(family.into());
         }
     }
     // What has a world tells the family, not the codec or the text encoder beside it.
@@ -145,8 +142,7 @@ pub fn family(path: &Path) -> Result<String> {
 
 /// A model's config; what `parse` has against it is told with the file.
 pub(crate) fn read_config<C>(path: &Path, parse: impl FnOnce(&str) -> Result<C, String>) -> Result<C> {
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    parse(&text).map_err(|reason| Error::model(path, reason))
+    parse(&read_text(path)?).map_err(|reason| Error::model(path, reason))
 }
 
 pub(crate) fn unknown_family(folder: &Path, family: &str) -> Error {
@@ -156,6 +152,7 @@ pub(crate) fn unknown_family(folder: &Path, family: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_folder_without_a_model_is_one_clear_line() {

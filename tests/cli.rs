@@ -240,6 +240,8 @@ fn a_published_model_opens_like_our_own() {
     let waypoint = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/waypoint");
     let text = accepted(&["inspect", waypoint]);
     assert!(text.contains("waypoint") && text.contains("all accounted for"), "{text}");
+    let ours = accepted(&["inspect", SMALL[1]]);
+    assert!(ours.contains("licence  MIT OR Apache-2.0") && ours.contains("all accounted for"), "{ours}");
 
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::{progress, pth};
+use super::text::{parse_json, read_text};
 use crate::{Error, Result};
 
 /// A longer header is not a header.
@@ -188,9 +189,10 @@ impl Index {
         struct Shards {
             weight_map: BTreeMap<String, String>,
         }
-        let text = fs::read_to_string(path).map_err(Error::io(path))?;
-        let Shards { weight_map } =
-            serde_json::from_str(&text).map_err(|e| Error::model(path, format!("no list of shards: {e}")))?;
+        let shards = |value| serde_json::from_value(value).map_err(|e| e.to_string());
+        let Shards { weight_map } = parse_json(&read_text(path)?)
+            .and_then(shards)
+            .map_err(|reason| Error::model(path, format!("no list of shards: {reason}")))?;
         for shard in weight_map.values().collect::<BTreeSet<_>>() {
             let same_folder = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
             if !same_folder || shard.len() > MAX_NAME || shard.contains(char::is_control) {

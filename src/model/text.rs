@@ -17,7 +17,7 @@ use candle_transformers::models::bert;
 use serde::Deserialize;
 use tokenizers::{Tokenizer, TruncationParams};
 
-use crate::checkpoint::Index;
+use crate::checkpoint::{Index, read_text};
 use crate::{Error, Result};
 
 /// Tensors of a sentence encoder that mean pooling has no use for.
@@ -175,8 +175,8 @@ fn layout(config: &Config) -> BTreeMap<String, Vec<usize>> {
 }
 
 fn read_config(dir: &Path) -> Result<Config> {
-    let (path, text) = read(dir, "text.json")?;
-    let config: Config = serde_json::from_slice(&text).map_err(damaged(&path))?;
+    let path = dir.join("text.json");
+    let config: Config = serde_json::from_str(&read_text(&path)?).map_err(damaged(&path))?;
     check_config(&config).map_err(damaged(&path))?;
     Ok(config)
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bevy_dream::checkpoint::{Index, checkpoints, family, is_checkpoint};
+use bevy_dream::checkpoint::{Index, checkpoints, family, is_checkpoint, parse_json, read_text};
 use bevy_dream::family::facts::{WorldFacts, facts};
 use bevy_dream::kernel::{Activation, Linear, ThreadPool};
 use bevy_dream::{Error, Result};
@@ -137,15 +137,19 @@ fn read_config(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map(Some).map_err(|e| Error::model(path, format!("not JSON: {e}")))
+    parse_json(&read_text(path)?).map(Some).map_err(|reason| Error::model(path, reason))
 }
 
-/// The `license:` line of a model card.
+/// The `license:` line at the head of a model card, or the first line of a licence.
 fn licence_of_card(folder: &Path) -> Option<String> {
-    let card = fs::read_to_string(folder.join("MODEL_CARD.md")).ok()?;
-    let line = card.lines().find_map(|l| l.strip_prefix("license:").or_else(|| l.strip_prefix("licence:")))?;
-    Some(line.trim().to_owned())
+    let read = |name: &&str| read_text(&folder.join(name)).ok();
+    let told = |card: String| {
+        let line = card.lines().find_map(|l| l.strip_prefix("license:").or_else(|| l.strip_prefix("licence:")))?;
+        Some(line.trim().to_owned())
+    };
+    let first = |text: String| Some(text.lines().map(str::trim).find(|line| !line.is_empty())?.to_owned());
+    let card = ["MODEL_CARD.md", "README.md"].iter().filter_map(read).find_map(told);
+    card.or_else(|| ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().filter_map(read).find_map(first))
 }
 
 fn read_headers(path: &Path) -> Result<FileReport> {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::Precision;
+use crate::checkpoint::{Precision, parse_json};
 use crate::kernel::KeyValues;
 
 /// A larger network is a mistake.
@@ -76,11 +76,8 @@ fn one_by_one() -> [usize; 2] {
 impl Config {
     /// Reads and checks the text of a `config.json` or of a flat `config.yaml`; an error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let value = if text.trim_start().starts_with('{') {
-            serde_json::from_str(text).map_err(|e| e.to_string())?
-        } else {
-            Value::Object(flat_yaml(text)?)
-        };
+        let value =
+            if text.trim_start().starts_with('{') { parse_json(text)? } else { Value::Object(flat_yaml(text)?) };
         let config: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
         config.check()?;
         Ok(config)
