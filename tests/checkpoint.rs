@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bevy_dream::checkpoint::{self, DeviceChoice, Index, Progress};
+use bevy_dream::checkpoint::{self, DeviceChoice, Index, Progress, Weights};
 use bevy_dream::family::facts::facts;
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
@@ -75,6 +75,47 @@ fn lists_of_shards_name_files_beside_them() {
         assert!(found.contains("is not in the same folder"), "{found}");
     }
     assert!(refused("x.safetensors.index.json", b"{}").contains("no list of shards"));
+    let twice = r#"{"weight_map": {"a": "1.safetensors", "a": "2.safetensors"}}"#;
+    assert!(refused("x.safetensors.index.json", twice.as_bytes()).contains("'a' appears twice"));
+    // The same tensor in two shards, whichever of them the list names.
+    let folder = tempfile::tempdir().unwrap();
+    let shard = r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}"#;
+    let other = r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"b":{"dtype":"F16","shape":[1],"data_offsets":[2,4]}}"#;
+    fs::write(folder.path().join("1.safetensors"), safetensors(shard, 2)).unwrap();
+    fs::write(folder.path().join("2.safetensors"), safetensors(other, 4)).unwrap();
+    let list = folder.path().join("x.safetensors.index.json");
+    fs::write(&list, r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#).unwrap();
+    let found = Index::open(list).unwrap_err().to_string();
+    assert!(found.contains("2.safetensors") && found.contains("'a' appears twice"), "{found}");
+}
+
+#[test]
+fn every_file_of_a_folder_has_its_place() {
+    for name in ["oasis", "waypoint", "wan"] {
+        let folder = altered(&fixture(name), "weights.safetensors", "x", &[]);
+        fs::copy(fixture(name).join("weights.safetensors"), folder.path().join("weights.safetensors")).unwrap();
+        assert!(facts(folder.path()).is_ok());
+        let extra = folder.path().join("lora.safetensors");
+        fs::write(&extra, safetensors(GOOD, 16)).unwrap();
+        let found = facts(folder.path()).unwrap_err().to_string();
+        assert!(found.contains("lora.safetensors") && found.contains("of no use"), "{found}");
+        assert!(facts(&folder.path().join("weights.safetensors")).is_ok(), "neighbours of a file may be of anything");
+        let autoencoder = GOOD.replace("\"a\"", "\"decoder.conv1.weight\"");
+        fs::write(&extra, safetensors(&autoencoder, 16)).unwrap();
+        assert!(facts(folder.path()).is_ok());
+    }
+}
+
+#[test]
+fn nothing_is_said_twice_in_a_config() {
+    for name in ["oasis", "waypoint", "wan"] {
+        let folder = altered(&fixture(name), "weights.safetensors", "x", &[]);
+        let config = folder.path().join("config.json");
+        let text = fs::read_to_string(&config).unwrap().replacen('{', "{\"family\": \"x\", ", 1);
+        fs::write(&config, text).unwrap();
+        let found = facts(folder.path()).unwrap_err().to_string();
+        assert!(found.contains("config.json") && found.contains("'family' appears twice"), "{found}");
+    }
 }
 
 #[test]
@@ -117,6 +158,56 @@ fn pickles_are_read_but_not_run() {
     }
     assert!(refused("x.pt", &torch()[..50_000]).contains("no zip archive"));
     assert!(refused("x.pth", b"").contains("no zip archive"));
+}
+
+/// The same file with its weights below another key, which takes its room from the padding before the pickle.
+fn nested(key: &str) -> Vec<u8> {
+    let bytes = torch();
+    let (name, pickle) = (b"X\x05\0\0\0model", 0x40);
+    let at = pickle + bytes[pickle..].windows(name.len()).position(|part| part == name).unwrap();
+    let grow = key.len() - 5;
+    let extra = (u16::from_le_bytes([bytes[28], bytes[29]]) - grow as u16).to_le_bytes();
+    let length = (key.len() as u32).to_le_bytes();
+    let (before, after) = (&bytes[30..pickle - grow], &bytes[at + name.len()..]);
+    let mut bytes = [&bytes[..28], &extra, before, &bytes[pickle..at], b"X", &length, key.as_bytes(), after].concat();
+    let directory = bytes.windows(4).position(|part| part == b"PK\x01\x02").unwrap();
+    for place in [directory + 20, directory + 24] {
+        let size = u32::from_le_bytes(bytes[place..place + 4].try_into().unwrap()) + grow as u32;
+        bytes[place..place + 4].copy_from_slice(&size.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn weights_are_found_where_published_files_keep_them() {
+    for key in ["model", "generator", "generator_ema", "state_dict"] {
+        let index = open("x.pt", &nested(key)).unwrap();
+        assert_eq!(index.tensors()["patch_embed.proj.weight"].shape, [32, 3, 4, 4], "{key}");
+    }
+    let found = refused("x.pt", &nested("generator_lora"));
+    assert!(
+        found.contains("\"generator_lora\"") && found.contains("none of which is known to hold weights"),
+        "{found}"
+    );
+}
+
+#[test]
+fn numbers_of_every_format_are_the_same_numbers() {
+    let values = [1.0, -0.5, 3.25, 0.0];
+    for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
+        let file = tempfile::NamedTempFile::with_suffix(".safetensors").unwrap();
+        let tensor = Tensor::new(&values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        candle_core::safetensors::save(&std::collections::HashMap::from([("a", tensor)]), file.path()).unwrap();
+        let weights = Weights::open(file.path(), &Device::Cpu).unwrap();
+        let read = weights.vars().tensor("a", &[4]).unwrap();
+        assert_eq!(read.to_vec1::<f32>().unwrap(), values.map(|x| x as f32), "{dtype:?}");
+    }
+    let integers = safetensors(r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, 8);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x.safetensors"), integers).unwrap();
+    let weights = Weights::open(folder.path().join("x.safetensors"), &Device::Cpu).unwrap();
+    let found = weights.vars().tensor("a", &[1]).unwrap_err().to_string();
+    assert!(found.contains("'a' holds I64, not floating-point numbers"), "{found}");
 }
 
 /// The folder of a fixture.

@@ -11,9 +11,9 @@ use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::{progress, pth};
 use super::text::{parse_json, read_text};
 use crate::{Error, Result};
+use super::{progress, pth};
 
 /// A longer header is not a header.
 const MAX_HEADER: u64 = 100 << 20;
@@ -238,20 +238,29 @@ pub fn checkpoints(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The networks of a model among its `files`, spelled as `published`, each known by a tensor that no other has.
+/// The networks of a model among its `files`, spelled as `published`, each known by a tensor that no other has; the first
+/// `needed` of them must be there. In a folder every file must have its place; the neighbours of a file need not be of the same
+/// model.
 ///
 /// # Errors
-/// As of [`Index::open`]; [`Error::Model`] when two files hold the same network and neither is `path`.
+/// As of [`Index::open`]; [`Error::Model`] when two files hold the same network and neither is `path`, or one holds none.
 pub fn find<const N: usize>(
     path: &Path,
     files: Vec<PathBuf>,
     keys: [&str; N],
     published: impl Fn(Index) -> Result<Index>,
 ) -> Result<[Option<Index>; N]> {
-    let mut found = [const { None }; N];
+    let (mut found, mut unused) = ([const { None }; N], None);
     for file in files {
         let index = published(Index::open(&file)?)?;
-        let Some(slot) = keys.iter().position(|key| index.tensors.contains_key(*key)) else { continue };
+        let Some(slot) = keys.iter().position(|key| index.tensors.contains_key(*key)) else {
+            let beside = BESIDE.iter().any(|name| index.path.ends_with(name))
+                || REPLACED.iter().any(|key| index.tensors.contains_key(*key));
+            if !beside && path.is_dir() {
+                unused.get_or_insert(file);
+            }
+            continue;
+        };
         match &found[slot] {
             None => found[slot] = Some(index),
             // The file that was asked for comes first; its neighbours need not be of the same model.
@@ -259,7 +268,13 @@ pub fn find<const N: usize>(
             Some(first) => return Err(Error::model(&file, format!("the same network as {}", first.path.display()))),
         }
     }
-    Ok(found)
+    match unused {
+        // Without a network that is needed, that is what is wrong.
+        Some(file) if found[..needed].iter().all(Option::is_some) => {
+            Err(Error::model(&file, "of no use to this model: take it away, or name the model's first file"))
+        }
+        _ => Ok(found),
+    }
 }
 
 fn is_shards(path: &Path) -> bool {
@@ -267,6 +282,7 @@ fn is_shards(path: &Path) -> bool {
 }
 
 fn is_pth(path: &Path) -> bool {
+    needed: usize,
     path.extension().is_some_and(|e| ["pt", "pth", "bin"].iter().any(|pth| e == *pth))
 }
 

@@ -78,7 +78,7 @@ impl Files {
             Some(path) => read_config(path, Config::parse)?,
             None => Config::default(),
         };
-        let [dit, vae] = find(path, checkpoints(path), [DIT_KEY, VAE_KEY], Ok)?;
+        let [dit, vae] = find(path, checkpoints(path), [DIT_KEY, VAE_KEY], 2, Ok)?;
         let missing = |what: &str, key: &str| Error::model(path, format!("no {what} here: no file has '{key}'"));
         let dit = dit.ok_or_else(|| missing("DiT", DIT_KEY))?;
         let vae = vae.ok_or_else(|| missing("autoencoder", VAE_KEY))?;

@@ -159,7 +159,7 @@ impl Taehv {
         let folder = folder_of(path);
         let config = folder.join("config.json");
         let config = config.exists().then(|| read_config(&config, Config::parse)).transpose()?;
-        let [index] = find(path, checkpoints(path), [KEY], Ok)?;
+        let [index] = find(path, checkpoints(path), [KEY], 1, Ok)?;
         let missing = || Error::model(folder.join("weights.safetensors"), format!("missing: no file here has '{KEY}'"));
         let index = index.ok_or_else(missing)?;
         Ok((config.map_or_else(|| Config::of(&index, None), Ok)?, index))

@@ -179,7 +179,7 @@ pub fn as_published(index: Index) -> Result<Index> {
 pub fn check(path: &Path) -> Result<usize> {
     let config = folder_of(path).join("config.json");
     let config = if config.exists() { read_config(&config, Config::parse)? } else { Config::default() };
-    let [index] = find(path, checkpoints(path), [KEY], as_published)?;
+    let [index] = find(path, checkpoints(path), [KEY], 1, as_published)?;
     let index = index.ok_or_else(|| Error::model(path, format!("no umT5 here: no file has '{KEY}'")))?;
     config.check_index(&index)?;
     Ok(index.parameters())

@@ -78,7 +78,7 @@ impl Files {
             None => Config::default(),
         };
         let spelling = |index| umt5::as_published(as_published(index)?);
-        let [dit, codec, text] = find(path, checkpoints(path), [DIT_KEY, CODEC_KEY, umt5::KEY], spelling)?;
+        let [dit, codec, text] = find(path, checkpoints(path), [DIT_KEY, CODEC_KEY, umt5::KEY], 1, spelling)?;
         let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
         Ok(Self { config, config_path, dit, codec, text })
     }

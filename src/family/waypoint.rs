@@ -67,7 +67,7 @@ impl Files {
         if beside.is_dir() {
             files.extend(checkpoints(&beside));
         }
-        let [dit, codec] = find(path, files, [DIT_KEY, CODEC_KEY], Ok)?;
+        let [dit, codec] = find(path, files, [DIT_KEY, CODEC_KEY], 1, Ok)?;
         let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
         Ok(Self { config, config_path, names: Names::of(&dit), dit, codec })
     }
