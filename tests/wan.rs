@@ -237,6 +237,11 @@ fn bad_files_are_one_clear_line() {
         let folder = configured(fixture, part, other);
         assert!(reason(&folder).contains(expected), "{other}: {}", reason(&folder));
     }
+    let name = "encoder.block.1.layer.1.layer_norm.weight";
+    let broken = changed("umt5", "weights.safetensors", |tensors| {
+        tensors.insert(name.into(), (zeros(&[24]) / 0.0).unwrap());
+    });
+    assert!(reason(&broken).contains(&format!("'{name}' holds numbers that are not finite")), "{}", reason(&broken));
     let unknown = changed("umt5", "case.safetensors", |case| {
         let ids = case["ids"].affine(1.0, 50.0).unwrap();
         case.insert("ids".into(), ids);
