@@ -4,7 +4,7 @@
 //! `tests/fixtures/{wan,wan_window,wan_longlive,umt5}` are written by `train/fixtures/wan.py`. Published weights have never
 //! been run here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -354,8 +354,25 @@ fn a_world_can_be_prompted_saved_and_restored() {
     other.restore(&Snapshot::load(&save, info).unwrap()).unwrap();
     assert_eq!(watch(&mut other, 2), ahead);
 
+    // Another encoder reads it again, and leaves what the first made of it.
+    let encoder = folder.path().join("umt5.safetensors");
+    let prompts = || {
+        let files = fs::read_dir(folder.path().join("prompts")).unwrap().map(|file| file.unwrap().path());
+        files.collect::<BTreeSet<_>>()
+    };
+    let before = prompts();
+    let mut tensors = safetensors::load(&encoder, &Device::Cpu).unwrap();
+    let name = "encoder.final_layer_norm.weight";
+    tensors.insert(name.into(), (&tensors[name] * 1.5).unwrap());
+    safetensors::save(&tensors, &encoder).unwrap();
+    let other = checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
+    assert_ne!(watch(&mut session(&other, "a red"), 2), first);
+    let after = prompts();
+    assert!(after.is_superset(&before) && after.len() == before.len() + 1);
+    after.difference(&before).for_each(|file| fs::remove_file(file).unwrap());
+
     // What has been read once needs no encoder.
-    fs::remove_file(folder.path().join("umt5.safetensors")).unwrap();
+    fs::remove_file(encoder).unwrap();
     let model = checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
     assert_eq!(watch(&mut session(&model, "a red"), 2), first);
     let size = Some(FrameSize::new(96, 64));

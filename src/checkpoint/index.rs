@@ -10,15 +10,22 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use sha2::{Digest, Sha256};
 
 use super::text::{parse_json, read_text};
-use crate::{Error, Result};
 use super::{progress, pth};
+use crate::{Error, Result};
 
 /// A longer header is not a header.
 const MAX_HEADER: u64 = 100 << 20;
 /// A longer name is not a name.
 const MAX_NAME: usize = 300;
+/// What may lie beside a model without being a part of it.
+const BESIDE: [&str; 1] = ["case.safetensors"];
+/// Tensors of the autoencoder of Wan, in both spellings, whose place TAEHV takes.
+const REPLACED: [&str; 2] = ["decoder.conv1.weight", "decoder.conv_in.weight"];
+/// Bytes of a tensor that count for a fingerprint.
+const FIRST: u64 = 1 << 12;
 /// How the list of a model's shards ends.
 const SHARDS: &str = ".safetensors.index.json";
 
@@ -145,6 +152,20 @@ impl Index {
         Ok(self)
     }
 
+    /// SHA-256, in hexadecimal, over the names, formats and shapes of all tensors and the first numbers of each: tells
+    /// checkpoints apart that were trained or rounded differently, without reading them whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for (name, entry) in &self.tensors {
+            hash.update(format!("{name} {:?} {:?} ", entry.dtype, entry.shape));
+            hash.update(self.read_part(entry, 0, entry.bytes.min(FIRST) as usize)?);
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// The bytes of a tensor.
     pub(super) fn read(&self, entry: &Entry) -> Result<Vec<u8>> {
         self.read_part(entry, 0, entry.bytes as usize)
@@ -248,6 +269,7 @@ pub fn find<const N: usize>(
     path: &Path,
     files: Vec<PathBuf>,
     keys: [&str; N],
+    needed: usize,
     published: impl Fn(Index) -> Result<Index>,
 ) -> Result<[Option<Index>; N]> {
     let (mut found, mut unused) = ([const { None }; N], None);
@@ -282,7 +304,6 @@ fn is_shards(path: &Path) -> bool {
 }
 
 fn is_pth(path: &Path) -> bool {
-    needed: usize,
     path.extension().is_some_and(|e| ["pt", "pth", "bin"].iter().any(|pth| e == *pth))
 }
 

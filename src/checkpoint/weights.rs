@@ -97,6 +97,14 @@ impl Weights {
         Vars { weights: self, prefix: String::new(), section: "config.json", precision: self.precision }
     }
 
+    /// As of [`Index::fingerprint`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        self.index.fingerprint()
+    }
+
     /// Number of weights in the file.
     pub fn parameters(&self) -> usize {
         self.index.parameters()

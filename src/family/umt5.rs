@@ -202,6 +202,14 @@ impl Umt5 {
         Ok(Self { config: config.clone(), weights: Weights::new(index, &Device::Cpu) })
     }
 
+    /// Sixteen digits that tell encoders apart, as of [`Index::fingerprint`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        Ok(self.weights.fingerprint()?[..16].to_owned())
+    }
+
     /// The embeddings `[tokens, d_model]` of a text of at least one token.
     ///
     /// # Errors
