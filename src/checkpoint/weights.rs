@@ -24,6 +24,10 @@ pub enum Precision {
     /// 32 bits a number, as trained.
     #[default]
     F32,
+    /// 16 bits a number, as most files have them, widened when they are used: half the memory of f32.
+    F16,
+    /// The same with the range of f32 and fewer digits.
+    BF16,
     /// 8 bits a number and a scale for every output, inputs rounded to 8 bits a token: several times as fast on a CPU.
     Int8,
     /// 8 bits a number and a scale for every 32, as in GGUF files: less memory, no faster on a CPU.
@@ -37,6 +41,7 @@ impl Precision {
     pub fn bytes(self, weights: usize) -> u64 {
         let bits = match self {
             Self::F32 => 64,
+            Self::F16 | Self::BF16 => 32,
             Self::Int8 => 16,
             Self::Q8 => 17,
             Self::Q4 => 9,
@@ -270,6 +275,11 @@ impl<'a> Vars<'a> {
     /// # Errors
     /// [`Error::Tensor`] when they do not fit each other.
     pub fn layer(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Linear> {
+        match self.precision {
+            Precision::F16 => return Ok(Linear::half(weight, bias, DType::F16)?),
+            Precision::BF16 => return Ok(Linear::half(weight, bias, DType::BF16)?),
+            _ => {}
+        }
         if let Some(blocks) = self.precision.blocks(weight.dim(1)?) {
             return Ok(Linear::quantised(weight, bias, blocks)?);
         }
