@@ -234,6 +234,8 @@ fn a_published_model_opens_like_our_own() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/oasis");
     let report: Value = serde_json::from_str(&accepted(&["inspect", folder, "--json"])).unwrap();
     assert_eq!((&report["family"], &report["problem"]), (&"oasis".into(), &Value::Null));
+    let (run, nothing) = (&report["run"], Value::Bool(false));
+    assert_eq!((&run["reads_text"], &run["controls"]["break"]), (&nothing, &"attack".into()));
     assert!(report["run"]["gflop_per_frame"].as_f64().is_some_and(|x| x > 0.0), "{report}");
     assert!(report["licence"].as_str().is_some_and(|x| x.contains("MIT")), "{report}");
 

@@ -10,13 +10,16 @@ use std::sync::Arc;
 use candle_core::Device;
 
 use crate::checkpoint::{Entry, Index, Precision, Weights, read_config, sha256};
+use crate::controls::CONTROL_NAMES;
 use crate::kernel::{Array, KeyValues};
 use crate::model::action::control_features;
 use crate::model::config::{Config, TrunkConfig};
 use crate::model::dit::DiT;
 use crate::model::text::{self, TextEncoder};
 use crate::model::vcn::Vcn;
-use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{
+    Heeded, Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel,
+};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 pub use world::World;
@@ -116,6 +119,12 @@ impl Files {
     }
 }
 
+/// What the controls are to a model with this config: themselves.
+pub fn heeded(config: &Config) -> Heeded {
+    let names = CONTROL_NAMES.into_iter().chain(config.actions.iter().map(String::as_str));
+    Heeded::new(names.map(|name| (name, name)))
+}
+
 /// The whole model.
 pub struct Dream {
     info: ModelInfo,
@@ -146,6 +155,7 @@ impl Dream {
             notice: None,
             reads_text: true,
             holds_buttons: false,
+            controls: heeded(config),
             settings: Settings {
                 steps: config.steps,
                 first_steps: config.first_steps,

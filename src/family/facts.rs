@@ -6,6 +6,7 @@ use super::taehv::Taehv;
 use super::{dream, oasis, taehv, umt5, wan, waypoint};
 use crate::Result;
 use crate::checkpoint::{Precision, family, folder_of};
+use crate::model::Heeded;
 
 /// What it takes to run a model.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub struct Facts {
 }
 
 /// What a world takes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WorldFacts {
     /// Bytes of weights and of a full memory while it runs.
     pub bytes: u64,
@@ -27,6 +28,10 @@ pub struct WorldFacts {
     pub gflop_per_frame: f64,
     /// Frames a second that the world is meant to run at.
     pub fps: f32,
+    /// Whether it reads prompts.
+    pub reads_text: bool,
+    /// What it is told of the player.
+    pub controls: Heeded,
 }
 
 /// What a user should know of the rights to the models of a family; nothing of our own.
@@ -55,7 +60,13 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             let parameters = files.vcn.parameters() + files.dit.parameters() + files.text;
             let flop = config.flop_per_chunk(config.default_size(), config.steps) / config.frames_per_chunk;
             let bytes = files.bytes();
-            let world = WorldFacts { bytes, gflop_per_frame: flop as f64 * 1e-9, fps: config.fps };
+            let world = WorldFacts {
+                bytes,
+                gflop_per_frame: flop as f64 * 1e-9,
+                fps: config.fps,
+                reads_text: true,
+                controls: dream::heeded(config),
+            };
             (parameters, Some(world))
         }
         "oasis" => {
@@ -66,6 +77,8 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
                 bytes: files.config.precision.bytes(parameters) + files.config.dit.memory_bytes(),
                 gflop_per_frame: files.config.flop_per_frame(files.config.ddim_steps.0) * 1e-9,
                 fps: oasis::FPS,
+                reads_text: false,
+                controls: oasis::heeded(),
             };
             (parameters, Some(world))
         }
@@ -90,6 +103,8 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
                     + config.memory_bytes(tokens),
                 gflop_per_frame: flop * 1e-9,
                 fps: wan::FPS,
+                reads_text: true,
+                controls: Heeded::default(),
             };
             (parameters, Some(world))
         }
@@ -106,6 +121,8 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
                 bytes: config.precision.bytes(held) + Precision::F32.bytes(codec) + config.memory_bytes(),
                 gflop_per_frame: flop * 1e-9,
                 fps: config.inference_fps,
+                reads_text: false,
+                controls: waypoint::heeded(config.n_buttons),
             };
             (parameters, Some(world))
         }

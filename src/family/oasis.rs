@@ -24,6 +24,7 @@ use crate::kernel::{cells_to_frames, frames_to_cells};
 use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
+pub use action::heeded;
 use action::{ACTION_DIM, action};
 use config::{Config, Context};
 use dit::DiT;
@@ -194,6 +195,7 @@ impl Oasis {
             parameters: networks.parameters,
             reads_text: false,
             holds_buttons: true,
+            controls: heeded(),
             settings: Settings { steps, first_steps: steps, guidance: 1.0, context_noise: 0.0 },
         };
         Ok(Self { info, networks: Arc::new(networks) })

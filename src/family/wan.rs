@@ -23,7 +23,9 @@ use super::taehv::picture::{frame, picture};
 use super::taehv::{DECODE_FLOP, DecoderMemory, KEY as CODEC_KEY, Taehv};
 use super::umt5;
 use crate::checkpoint::{Index, Weights, checkpoints, find, folder_of, read_config, sha256};
-use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{
+    Heeded, Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel,
+};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 use config::Config;
@@ -165,6 +167,7 @@ impl Wan {
             notice: Some(NOTICE.into()),
             reads_text: true,
             holds_buttons: true,
+            controls: Heeded::default(),
             settings: Settings { steps, first_steps: steps, guidance: 1.0, context_noise },
         };
         Ok(Self { info, networks: Arc::new(networks), codec, scale, prompts })

@@ -23,6 +23,7 @@ use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Set
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 use action::action;
+pub use action::heeded;
 use config::Config;
 use dit::DiT;
 use layout::{IGNORED, Names, layout};
@@ -159,6 +160,7 @@ impl Waypoint {
             notice: Some(NOTICE.into()),
             reads_text: false,
             holds_buttons: true,
+            controls: heeded(config.n_buttons),
             settings: Settings { steps, first_steps: steps, guidance: 1.0, context_noise: 0.0 },
         };
         Ok(Self { info, networks: Arc::new(networks), codec })

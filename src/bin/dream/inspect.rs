@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bevy_dream::checkpoint::{Index, checkpoints, family, is_checkpoint, parse_json, read_text};
 use bevy_dream::family::facts::{WorldFacts, facts};
 use bevy_dream::kernel::{Activation, Linear, ThreadPool};
+use bevy_dream::model::Heeded;
 use bevy_dream::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
@@ -62,6 +63,10 @@ struct Run {
     seconds_per_frame: f64,
     /// Frames a second that the world is meant to run at.
     fps: f32,
+    /// Whether it reads prompts.
+    reads_text: bool,
+    /// The controls that it heeds, and what each is to it.
+    controls: Heeded,
 }
 
 #[derive(Serialize)]
@@ -179,6 +184,8 @@ fn run_here(facts: WorldFacts) -> Result<Run> {
         gflops,
         seconds_per_frame: facts.gflop_per_frame / gflops,
         fps: facts.fps,
+        reads_text: facts.reads_text,
+        controls: facts.controls,
     })
 }
 
@@ -234,6 +241,13 @@ fn describe(report: &Report) -> String {
             "\n  speed    {:.0} GFLOP a frame at {:.0} GFLOP/s make {:.3} s a frame; the world is meant to run at {} a second\n",
             run.gflop_per_frame, run.gflops, run.seconds_per_frame, run.fps
         );
+        let words =
+            if run.reads_text { "a picture to start from and prompts" } else { "a picture to start from, no prompts" };
+        let controls =
+            run.controls.0.iter().map(|(name, meaning)| {
+                if name == meaning { format!(", {name}") } else { format!(", {name} ({meaning})") }
+            });
+        text += &format!("  told     {words}{}\n", controls.collect::<String>());
     }
     if let Some(problem) = &report.problem {
         text += &format!("  problem  {problem}\n");
