@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use bevy_dream::model::{ModelInfo, NoiseSource, Rollout, RolloutState, Settings, WorldModel};
+use bevy_dream::model::{Heeded, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, WorldModel};
 use bevy_dream::plugin::ModelLoader;
 use bevy_dream::plugin::explorer::{ExploreOptions, run_with};
 use bevy_dream::simulate::ControlScript;
@@ -113,6 +113,7 @@ fn main() -> Result<()> {
         notice: None,
         reads_text: true, // its colours come of the words
         holds_buttons: false,
+        controls: Heeded::new([("forward", "on, back"), ("strafe", "aside"), ("yaw", "a turn")]),
         settings: Settings { steps: 1, first_steps: 1, guidance: 1.0, context_noise: 0.0 },
     };
     let model: Arc<dyn WorldModel> = Arc::new(Plain(info));

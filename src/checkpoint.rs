@@ -4,17 +4,19 @@ mod device;
 mod index;
 mod progress;
 mod pth;
+mod text;
 mod weights;
 mod zip;
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::family::dream::Dream;
 use crate::family::oasis::{self, Oasis};
+use crate::family::taehv;
+use crate::family::umt5;
 use crate::family::wan::{self, Wan};
 use crate::family::waypoint::{self, Waypoint};
 use crate::kernel::Isa;
@@ -22,8 +24,10 @@ use crate::model::WorldModel;
 use crate::{Error, Result};
 
 pub use device::DeviceChoice;
+pub(crate) use index::folder_of;
 pub use index::{Entry, Index, checkpoints, find, is_checkpoint};
 pub use progress::{Progress, watch};
+pub use text::{parse_json, read_text};
 pub use weights::{Precision, Vars, Weights, sha256};
 
 /// Loads the model at `path`, whatever its family: a folder, or a checkpoint of a published family.
@@ -52,27 +56,28 @@ pub fn load(path: impl AsRef<Path>, device: DeviceChoice) -> Result<Arc<dyn Worl
 /// [`Error::Model`] when there is nothing or its config states none, [`Error::Io`] when it has no config and no tensors
 /// that are known.
 pub fn family(path: &Path) -> Result<String> {
-    #[derive(Deserialize)]
-    struct Sniff {
-        family: Option<String>,
-    }
     if !(path.is_dir() || path.is_file() && is_checkpoint(path)) {
         return Err(Error::model(path, "there is no such folder or checkpoint"));
     }
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-    let config = folder.join("config.json");
+    let config = folder_of(path).join("config.json");
     if config.exists() {
-        let sniff: Sniff = read_config(&config, |text| serde_json::from_str(text).map_err(|e| e.to_string()))?;
-        if let Some(family) = sniff.family {
-            return Ok(family);
+        let config = read_config(&config, parse_json)?;
+        if let Some(family) = config.get("family").and_then(Value::as_str) {
+            return Ok(family.into());
         }
     }
-    let known = [("oasis", oasis::DIT_KEY), ("waypoint", waypoint::DIT_KEY), ("wan-causal", wan::DIT_KEY)];
-    let known_by =
-        |index: Index| known.iter().find(|(_, key)| index.tensors().contains_key(*key)).map(|(name, _)| *name);
-    let mut files = checkpoints(path).into_iter().filter_map(|file| wan::as_published(Index::open(file).ok()?).ok());
-    match files.find_map(known_by) {
-        Some(family) => Ok(family.into()),
+    // What has a world tells the family, not the codec or the text encoder beside it.
+    let known = [
+        ("oasis", oasis::DIT_KEY),
+        ("waypoint", waypoint::DIT_KEY),
+        ("wan-causal", wan::DIT_KEY),
+        ("taehv", taehv::KEY),
+        ("umt5", umt5::KEY),
+    ];
+    let spelled = |file| umt5::as_published(wan::as_published(Index::open(file).ok()?).ok()?).ok();
+    let files: Vec<_> = checkpoints(path).into_iter().filter_map(|file| spelled(file)).collect();
+    match known.iter().find(|(_, key)| files.iter().any(|index| index.tensors().contains_key(*key))) {
+        Some((family, _)) => Ok((*family).into()),
         None if config.exists() => Err(Error::model(&config, "states no family, and no tensors tell it")),
         None => Err(Error::io(&config)(std::io::ErrorKind::NotFound.into())),
     }
@@ -80,8 +85,7 @@ pub fn family(path: &Path) -> Result<String> {
 
 /// A model's config; what `parse` has against it is told with the file.
 pub(crate) fn read_config<C>(path: &Path, parse: impl FnOnce(&str) -> Result<C, String>) -> Result<C> {
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    parse(&text).map_err(|reason| Error::model(path, reason))
+    parse(&read_text(path)?).map_err(|reason| Error::model(path, reason))
 }
 
 pub(crate) fn unknown_family(folder: &Path, family: &str) -> Error {
@@ -91,6 +95,7 @@ pub(crate) fn unknown_family(folder: &Path, family: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_folder_without_a_model_is_one_clear_line() {

@@ -20,6 +20,7 @@ pub mod vcn;
 pub mod views;
 mod warp;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,8 +56,31 @@ pub struct ModelInfo {
     pub reads_text: bool,
     /// Whether it is told that a button is held; if not, it is told when the teacher's player would act.
     pub holds_buttons: bool,
+    /// What it is told of the player.
+    pub controls: Heeded,
     /// Settings the model is shipped with.
     pub settings: Settings,
+}
+
+/// The controls that a model heeds, by their names ([`CONTROL_NAMES`](crate::controls::CONTROL_NAMES) and its own actions), and
+/// what each is to it. Nothing else that a player does reaches it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Heeded(pub BTreeMap<String, String>);
+
+impl Heeded {
+    /// These pairs of a control and what it is to the model. What a control is in several ways is joined.
+    pub fn new<A: Into<String>, B: AsRef<str>>(pairs: impl IntoIterator<Item = (A, B)>) -> Self {
+        let mut heeded = BTreeMap::<String, String>::new();
+        for (control, meaning) in pairs {
+            let all = heeded.entry(control.into()).or_default();
+            if !all.is_empty() {
+                all.push_str(", ");
+            }
+            all.push_str(meaning.as_ref());
+        }
+        Self(heeded)
+    }
 }
 
 /// What a user may change while a world runs.

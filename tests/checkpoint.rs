@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bevy_dream::checkpoint::{self, DeviceChoice, Index, Progress};
+use bevy_dream::checkpoint::{self, DeviceChoice, Index, Progress, Weights};
+use bevy_dream::family::facts::facts;
+use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 /// A safetensors file with this header and as many bytes of numbers.
@@ -73,6 +75,47 @@ fn lists_of_shards_name_files_beside_them() {
         assert!(found.contains("is not in the same folder"), "{found}");
     }
     assert!(refused("x.safetensors.index.json", b"{}").contains("no list of shards"));
+    let twice = r#"{"weight_map": {"a": "1.safetensors", "a": "2.safetensors"}}"#;
+    assert!(refused("x.safetensors.index.json", twice.as_bytes()).contains("'a' appears twice"));
+    // The same tensor in two shards, whichever of them the list names.
+    let folder = tempfile::tempdir().unwrap();
+    let shard = r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}"#;
+    let other = r#"{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,2]},"b":{"dtype":"F16","shape":[1],"data_offsets":[2,4]}}"#;
+    fs::write(folder.path().join("1.safetensors"), safetensors(shard, 2)).unwrap();
+    fs::write(folder.path().join("2.safetensors"), safetensors(other, 4)).unwrap();
+    let list = folder.path().join("x.safetensors.index.json");
+    fs::write(&list, r#"{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}"#).unwrap();
+    let found = Index::open(list).unwrap_err().to_string();
+    assert!(found.contains("2.safetensors") && found.contains("'a' appears twice"), "{found}");
+}
+
+#[test]
+fn every_file_of_a_folder_has_its_place() {
+    for name in ["oasis", "waypoint", "wan"] {
+        let folder = altered(&fixture(name), "weights.safetensors", "x", &[]);
+        fs::copy(fixture(name).join("weights.safetensors"), folder.path().join("weights.safetensors")).unwrap();
+        assert!(facts(folder.path()).is_ok());
+        let extra = folder.path().join("lora.safetensors");
+        fs::write(&extra, safetensors(GOOD, 16)).unwrap();
+        let found = facts(folder.path()).unwrap_err().to_string();
+        assert!(found.contains("lora.safetensors") && found.contains("of no use"), "{found}");
+        assert!(facts(&folder.path().join("weights.safetensors")).is_ok(), "neighbours of a file may be of anything");
+        let autoencoder = GOOD.replace("\"a\"", "\"decoder.conv1.weight\"");
+        fs::write(&extra, safetensors(&autoencoder, 16)).unwrap();
+        assert!(facts(folder.path()).is_ok());
+    }
+}
+
+#[test]
+fn nothing_is_said_twice_in_a_config() {
+    for name in ["oasis", "waypoint", "wan"] {
+        let folder = altered(&fixture(name), "weights.safetensors", "x", &[]);
+        let config = folder.path().join("config.json");
+        let text = fs::read_to_string(&config).unwrap().replacen('{', "{\"family\": \"x\", ", 1);
+        fs::write(&config, text).unwrap();
+        let found = facts(folder.path()).unwrap_err().to_string();
+        assert!(found.contains("config.json") && found.contains("'family' appears twice"), "{found}");
+    }
 }
 
 #[test]
@@ -115,6 +158,56 @@ fn pickles_are_read_but_not_run() {
     }
     assert!(refused("x.pt", &torch()[..50_000]).contains("no zip archive"));
     assert!(refused("x.pth", b"").contains("no zip archive"));
+}
+
+/// The same file with its weights below another key, which takes its room from the padding before the pickle.
+fn nested(key: &str) -> Vec<u8> {
+    let bytes = torch();
+    let (name, pickle) = (b"X\x05\0\0\0model", 0x40);
+    let at = pickle + bytes[pickle..].windows(name.len()).position(|part| part == name).unwrap();
+    let grow = key.len() - 5;
+    let extra = (u16::from_le_bytes([bytes[28], bytes[29]]) - grow as u16).to_le_bytes();
+    let length = (key.len() as u32).to_le_bytes();
+    let (before, after) = (&bytes[30..pickle - grow], &bytes[at + name.len()..]);
+    let mut bytes = [&bytes[..28], &extra, before, &bytes[pickle..at], b"X", &length, key.as_bytes(), after].concat();
+    let directory = bytes.windows(4).position(|part| part == b"PK\x01\x02").unwrap();
+    for place in [directory + 20, directory + 24] {
+        let size = u32::from_le_bytes(bytes[place..place + 4].try_into().unwrap()) + grow as u32;
+        bytes[place..place + 4].copy_from_slice(&size.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn weights_are_found_where_published_files_keep_them() {
+    for key in ["model", "generator", "generator_ema", "state_dict"] {
+        let index = open("x.pt", &nested(key)).unwrap();
+        assert_eq!(index.tensors()["patch_embed.proj.weight"].shape, [32, 3, 4, 4], "{key}");
+    }
+    let found = refused("x.pt", &nested("generator_lora"));
+    assert!(
+        found.contains("\"generator_lora\"") && found.contains("none of which is known to hold weights"),
+        "{found}"
+    );
+}
+
+#[test]
+fn numbers_of_every_format_are_the_same_numbers() {
+    let values = [1.0, -0.5, 3.25, 0.0];
+    for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
+        let file = tempfile::NamedTempFile::with_suffix(".safetensors").unwrap();
+        let tensor = Tensor::new(&values, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        candle_core::safetensors::save(&std::collections::HashMap::from([("a", tensor)]), file.path()).unwrap();
+        let weights = Weights::open(file.path(), &Device::Cpu).unwrap();
+        let read = weights.vars().tensor("a", &[4]).unwrap();
+        assert_eq!(read.to_vec1::<f32>().unwrap(), values.map(|x| x as f32), "{dtype:?}");
+    }
+    let integers = safetensors(r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, 8);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x.safetensors"), integers).unwrap();
+    let weights = Weights::open(folder.path().join("x.safetensors"), &Device::Cpu).unwrap();
+    let found = weights.vars().tensor("a", &[1]).unwrap_err().to_string();
+    assert!(found.contains("'a' holds I64, not floating-point numbers"), "{found}");
 }
 
 /// The folder of a fixture.
@@ -171,6 +264,84 @@ fn damaged_weights_of_our_own_are_one_clear_line() {
         fs::copy(shipped.join(&file), place(&file)).unwrap();
     }
     checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
+}
+
+/// A copy of a folder's files with another tensor in one of them, of no numbers but zeros.
+fn altered(from: &Path, file: &str, name: &str, shape: &[usize]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let path = folder.path().join(file);
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    tensors.insert(name.into(), Tensor::zeros(shape, DType::F16, &Device::Cpu).unwrap());
+    candle_core::safetensors::save(&tensors, path).unwrap();
+    folder
+}
+
+#[test]
+fn facts_are_of_files_whose_every_key_has_its_place() {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/overworld");
+    let known = |path: &Path| facts(path).unwrap().unwrap();
+    assert!(known(&ours).world.is_some() && known(&ours.join("dit.safetensors")).world.is_some());
+    for codec in ["taehv", "taehv_preview", "taehv_super", "umt5"] {
+        assert!(known(&fixture(codec)).world.is_none() && known(&fixture(codec)).notice.is_some(), "{codec}");
+    }
+    let [wan, codec, umt5] = ["wan", "taehv", "umt5"].map(fixture);
+    for (from, file, name, shape, reason) in [
+        (&ours, "vcn.safetensors", "dec_out.bias", &[143][..], "'dec_out.bias' has the shape [143]"),
+        (&ours, "dit.safetensors", "blocks.9.q_norm", &[64], "'blocks.9.q_norm' has no place"),
+        (&ours, "text.safetensors", "projection.bias", &[383], "'projection.bias' has the shape [383]"),
+        (&ours, "text.safetensors", "mystery", &[1], "'mystery' has no place"),
+        (&codec, "weights.safetensors", "decoder.14.weight", &[4, 3, 3, 3], "'decoder.14.weight' has the shape"),
+        (&codec, "weights.safetensors", "decoder.99.weight", &[1], "'decoder.99.weight' has no place"),
+        (&umt5, "weights.safetensors", "encoder.final_layer_norm.weight", &[7], "has the shape [7]"),
+        (&wan, "weights.safetensors", "mystery", &[1], "'mystery' has no place"),
+    ] {
+        let folder = altered(from, file, name, shape);
+        let found = facts(folder.path()).unwrap_err().to_string();
+        assert!(found.contains(reason) && found.contains(file), "{name}: {found}");
+    }
+    // The codec and the text encoder beside a world.
+    for (file, from, name) in [("codec.safetensors", &codec, "decoder.99.weight"), ("t5.safetensors", &umt5, "mystery")]
+    {
+        let folder = altered(&wan, "weights.safetensors", "head.head.bias", &[16]);
+        let other = altered(from, "weights.safetensors", name, &[1]);
+        fs::copy(other.path().join("weights.safetensors"), folder.path().join(file)).unwrap();
+        assert!(facts(folder.path()).is_err(), "{file}");
+    }
+}
+
+#[test]
+fn facts_tell_what_is_held() {
+    let bytes = |path: &Path| facts(path).unwrap().unwrap().world.unwrap().bytes as f64;
+    // 8 bits for the blocks, f32 for the rest and for what is remembered: 17.8 M weights would take 71 MB in f32 alone.
+    let ours = bytes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/overworld"));
+    assert!((40e6..62e6).contains(&ours), "{ours}");
+    // What Waypoint stores in each layer is held once: a file that stores it once takes no less.
+    let once = tempfile::tempdir().unwrap();
+    fs::copy(fixture("waypoint").join("config.json"), once.path().join("config.json")).unwrap();
+    let weights = fixture("waypoint").join("weights.safetensors");
+    let mut tensors = candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
+    tensors.retain(|name, _| !name.contains("cond_proj") || name.contains("blocks.0."));
+    candle_core::safetensors::save(&tensors, once.path().join("weights.safetensors")).unwrap();
+    assert_eq!(bytes(once.path()), bytes(&fixture("waypoint")));
+}
+
+#[test]
+fn a_codec_or_a_text_encoder_alone_is_known_by_its_tensors() {
+    for (name, reason) in [("taehv", "a codec of latents"), ("umt5", "an encoder of text")] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("taew2_1.safetensors");
+        fs::copy(fixture(name).join("weights.safetensors"), &file).unwrap();
+        for path in [folder.path(), &file] {
+            assert_eq!(checkpoint::family(path).unwrap(), name);
+            let found = checkpoint::load(path, DeviceChoice::Cpu).err().unwrap().to_string();
+            assert!(found.contains(reason), "{found}");
+        }
+        // Sizes that no config tells: a codec has them in its tensors, a text encoder is taken for the published one.
+        assert_eq!(facts(&file).is_ok(), name == "taehv");
+    }
 }
 
 #[test]

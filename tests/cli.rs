@@ -305,12 +305,16 @@ fn a_published_model_opens_like_our_own() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/oasis");
     let report: Value = serde_json::from_str(&accepted(&["inspect", folder, "--json"])).unwrap();
     assert_eq!((&report["family"], &report["problem"]), (&"oasis".into(), &Value::Null));
+    let (run, nothing) = (&report["run"], Value::Bool(false));
+    assert_eq!((&run["reads_text"], &run["controls"]["break"]), (&nothing, &"attack".into()));
     assert!(report["run"]["gflop_per_frame"].as_f64().is_some_and(|x| x > 0.0), "{report}");
     assert!(report["licence"].as_str().is_some_and(|x| x.contains("MIT")), "{report}");
 
     let waypoint = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/waypoint");
     let text = accepted(&["inspect", waypoint]);
     assert!(text.contains("waypoint") && text.contains("all accounted for"), "{text}");
+    let ours = accepted(&["inspect", SMALL[1]]);
+    assert!(ours.contains("licence  MIT OR Apache-2.0") && ours.contains("all accounted for"), "{ours}");
 
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
@@ -319,6 +323,10 @@ fn a_published_model_opens_like_our_own() {
     assert!(walk.status.success() && told.contains("licence"), "{told}");
     assert_eq!(load_image(path("walk/frame-000002.png")).unwrap().size, FrameSize::new(40, 24));
     accepted(&["replay", &path("walk.replay.jsonl"), "--verify", "--model", folder]);
+    for args in [&["verify", folder][..], &["bench", "--seconds", "2", "--model", folder]] {
+        let told = String::from_utf8(dream(args).stderr).unwrap();
+        assert_eq!(told.matches("note: oasis").count(), 1, "{args:?}: {told}");
+    }
 
     // Without the config these are files of another size than the published one.
     for name in ["weights.safetensors", "vae.safetensors"] {

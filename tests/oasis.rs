@@ -102,13 +102,23 @@ fn wrong_weights_and_a_wrong_window_fail() {
     assert_eq!(failed(&changed("vae.safetensors", towers)), [false, true, false]);
     assert_eq!(failed(&configured("\"max_frames\": 4", "\"max_frames\": 5")), [true, false, false]);
     assert_eq!(failed(&configured("\"family\"", "\"ddim_steps\": 9, \"family\"")), [true, false, false]);
-    // Every action a frame late, and every frame of the past one later in time.
+    // Every action a frame late.
     let late = changed("case.safetensors", |tensors| {
         let actions = &tensors["actions"];
         let late = Tensor::cat(&[actions.narrow(0, 0, 1).unwrap(), actions.narrow(0, 0, 8).unwrap()], 0).unwrap();
         tensors.insert("actions".into(), late);
     });
     assert_eq!(failed(&late), [true, false, false]);
+    // The frames of the past in each other's place in time; they are also the first that are compared.
+    let shifted = changed("case.safetensors", |tensors| {
+        let seeds = &tensors["seed_latents"];
+        let seeds = Tensor::cat(&[seeds.narrow(0, 1, 1).unwrap(), seeds.narrow(0, 0, 1).unwrap()], 0).unwrap();
+        let latents = &tensors["latents"];
+        let latents = Tensor::cat(&[seeds.clone(), latents.narrow(0, 2, 7).unwrap()], 0).unwrap();
+        tensors.insert("seed_latents".into(), seeds);
+        tensors.insert("latents".into(), latents);
+    });
+    assert_eq!(failed(&shifted), [true, false, false]);
 }
 
 fn load(path: &Path) -> Arc<dyn WorldModel> {
@@ -275,7 +285,7 @@ fn bad_files_are_one_clear_line() {
 fn bad_configs_are_one_clear_line() {
     for (part, other, expected) in [
         ("\"depth\": 2", "\"depth\": 1000000000", "dit.depth is 1000000000"),
-        ("\"depth\": 2", "\"depth\": 9000", "'blocks.10.s_adaLN_modulation.1.bias' is missing"),
+        ("\"depth\": 2", "\"depth\": 9000", "dit.depth is 9000, but there are only"),
         ("\"depth\": 2", "\"depth\": -1", "config.json"),
         ("\"num_heads\": 2", "\"num_heads\": 3", "dit.hidden_size 32 does not split into 3 heads"),
         ("\"num_heads\": 2", "\"mystery\": 2", "mystery"),

@@ -4,7 +4,7 @@
 //! `tests/fixtures/{wan,wan_window,wan_longlive,umt5}` are written by `train/fixtures/wan.py`. Published weights have never
 //! been run here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -229,12 +229,19 @@ fn bad_files_are_one_clear_line() {
     for (fixture, part, other, expected) in [
         ("wan", "\"num_layers\": 2", "\"num_layers\": 1000000000", "num_layers is 1000000000"),
         ("wan", "\"num_layers\": 2", "\"num_layers\": 3", "is missing"),
+        ("wan", "\"num_layers\": 2", "\"num_layers\": 65536", "num_layers is 65536, but there are only"),
+        ("umt5", "\"num_layers\": 3", "\"num_layers\": 1048576", "num_layers is 1048576, but there are only"),
         ("umt5", "\"num_layers\": 3", "\"num_layers\": 1000000000", "num_layers is 1000000000"),
         ("umt5", "\"vocab_size\": 50", "\"vocab_size\": 51", "text_encoder in the config makes it [51, 24]"),
     ] {
         let folder = configured(fixture, part, other);
         assert!(reason(&folder).contains(expected), "{other}: {}", reason(&folder));
     }
+    let name = "encoder.block.1.layer.1.layer_norm.weight";
+    let broken = changed("umt5", "weights.safetensors", |tensors| {
+        tensors.insert(name.into(), (zeros(&[24]) / 0.0).unwrap());
+    });
+    assert!(reason(&broken).contains(&format!("'{name}' holds numbers that are not finite")), "{}", reason(&broken));
     let unknown = changed("umt5", "case.safetensors", |case| {
         let ids = case["ids"].affine(1.0, 50.0).unwrap();
         case.insert("ids".into(), ids);
@@ -347,8 +354,25 @@ fn a_world_can_be_prompted_saved_and_restored() {
     other.restore(&Snapshot::load(&save, info).unwrap()).unwrap();
     assert_eq!(watch(&mut other, 2), ahead);
 
+    // Another encoder reads it again, and leaves what the first made of it.
+    let encoder = folder.path().join("umt5.safetensors");
+    let prompts = || {
+        let files = fs::read_dir(folder.path().join("prompts")).unwrap().map(|file| file.unwrap().path());
+        files.collect::<BTreeSet<_>>()
+    };
+    let before = prompts();
+    let mut tensors = safetensors::load(&encoder, &Device::Cpu).unwrap();
+    let name = "encoder.final_layer_norm.weight";
+    tensors.insert(name.into(), (&tensors[name] * 1.5).unwrap());
+    safetensors::save(&tensors, &encoder).unwrap();
+    let other = checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
+    assert_ne!(watch(&mut session(&other, "a red"), 2), first);
+    let after = prompts();
+    assert!(after.is_superset(&before) && after.len() == before.len() + 1);
+    after.difference(&before).for_each(|file| fs::remove_file(file).unwrap());
+
     // What has been read once needs no encoder.
-    fs::remove_file(folder.path().join("umt5.safetensors")).unwrap();
+    fs::remove_file(encoder).unwrap();
     let model = checkpoint::load(folder.path(), DeviceChoice::Cpu).unwrap();
     assert_eq!(watch(&mut session(&model, "a red"), 2), first);
     let size = Some(FrameSize::new(96, 64));

@@ -165,7 +165,9 @@ fn bad_files_are_one_clear_line() {
 
 #[test]
 fn few_bits_a_weight_are_near() {
-    for (precision, most) in [("int8", 5e-2), ("q8", 3e-2), ("q4", 1e-1)] {
+    // The file's own 16 bits are the weights themselves.
+    assert!(!fails(&configured("\"family\"", "\"precision\": \"f16\", \"family\"")));
+    for (precision, most) in [("bf16", 3e-2), ("int8", 5e-2), ("q8", 3e-2), ("q4", 1e-1)] {
         let folder = configured("\"family\"", &format!("\"precision\": \"{precision}\", \"family\""));
         let first = &verify(folder.path()).unwrap()[0];
         assert!(first.error > 1e-4 && first.error < most, "{first:?}");

@@ -10,7 +10,9 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use sha2::{Digest, Sha256};
 
+use super::text::{parse_json, read_text};
 use super::{progress, pth};
 use crate::{Error, Result};
 
@@ -18,6 +20,12 @@ use crate::{Error, Result};
 const MAX_HEADER: u64 = 100 << 20;
 /// A longer name is not a name.
 const MAX_NAME: usize = 300;
+/// What may lie beside a model without being a part of it.
+const BESIDE: [&str; 1] = ["case.safetensors"];
+/// Tensors of the autoencoder of Wan, in both spellings, whose place TAEHV takes.
+const REPLACED: [&str; 2] = ["decoder.conv1.weight", "decoder.conv_in.weight"];
+/// Bytes of a tensor that count for a fingerprint.
+const FIRST: u64 = 1 << 12;
 /// How the list of a model's shards ends.
 const SHARDS: &str = ".safetensors.index.json";
 
@@ -118,6 +126,18 @@ impl Index {
         }
     }
 
+    /// Refuses more `layers`, which `field` of the config states, than there are tensors, before a layout of so many is made.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the field.
+    pub fn check_layers(&self, field: &str, layers: usize) -> Result<()> {
+        let most = self.tensors.len();
+        if layers > most {
+            return Err(Error::model(&self.path, format!("{field} is {layers}, but there are only {most} tensors")));
+        }
+        Ok(())
+    }
+
     /// The same tensors by other names.
     ///
     /// # Errors
@@ -130,6 +150,20 @@ impl Index {
             }
         }
         Ok(self)
+    }
+
+    /// SHA-256, in hexadecimal, over the names, formats and shapes of all tensors and the first numbers of each: tells
+    /// checkpoints apart that were trained or rounded differently, without reading them whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for (name, entry) in &self.tensors {
+            hash.update(format!("{name} {:?} {:?} ", entry.dtype, entry.shape));
+            hash.update(self.read_part(entry, 0, entry.bytes.min(FIRST) as usize)?);
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The bytes of a tensor.
@@ -176,9 +210,10 @@ impl Index {
         struct Shards {
             weight_map: BTreeMap<String, String>,
         }
-        let text = fs::read_to_string(path).map_err(Error::io(path))?;
-        let Shards { weight_map } =
-            serde_json::from_str(&text).map_err(|e| Error::model(path, format!("no list of shards: {e}")))?;
+        let shards = |value| serde_json::from_value(value).map_err(|e| e.to_string());
+        let Shards { weight_map } = parse_json(&read_text(path)?)
+            .and_then(shards)
+            .map_err(|reason| Error::model(path, format!("no list of shards: {reason}")))?;
         for shard in weight_map.values().collect::<BTreeSet<_>>() {
             let same_folder = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
             if !same_folder || shard.len() > MAX_NAME || shard.contains(char::is_control) {
@@ -204,10 +239,15 @@ pub fn is_checkpoint(path: &Path) -> bool {
     is_shards(path) || is_pth(path) || path.extension().is_some_and(|e| e == "safetensors")
 }
 
+/// The folder of a model, which may be told as one of the files in it.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) }
+}
+
 /// The checkpoints in a folder in the order of their names, or a file and after it its neighbours. Shards stand behind
 /// their list.
 pub fn checkpoints(path: &Path) -> Vec<PathBuf> {
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    let folder = folder_of(path);
     // Below the folder that one is in lies "".
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -219,20 +259,30 @@ pub fn checkpoints(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The networks of a model among its `files`, spelled as `published`, each known by a tensor that no other has.
+/// The networks of a model among its `files`, spelled as `published`, each known by a tensor that no other has; the first
+/// `needed` of them must be there. In a folder every file must have its place; the neighbours of a file need not be of the same
+/// model.
 ///
 /// # Errors
-/// As of [`Index::open`]; [`Error::Model`] when two files hold the same network and neither is `path`.
+/// As of [`Index::open`]; [`Error::Model`] when two files hold the same network and neither is `path`, or one holds none.
 pub fn find<const N: usize>(
     path: &Path,
     files: Vec<PathBuf>,
     keys: [&str; N],
+    needed: usize,
     published: impl Fn(Index) -> Result<Index>,
 ) -> Result<[Option<Index>; N]> {
-    let mut found = [const { None }; N];
+    let (mut found, mut unused) = ([const { None }; N], None);
     for file in files {
         let index = published(Index::open(&file)?)?;
-        let Some(slot) = keys.iter().position(|key| index.tensors.contains_key(*key)) else { continue };
+        let Some(slot) = keys.iter().position(|key| index.tensors.contains_key(*key)) else {
+            let beside = BESIDE.iter().any(|name| index.path.ends_with(name))
+                || REPLACED.iter().any(|key| index.tensors.contains_key(*key));
+            if !beside && path.is_dir() {
+                unused.get_or_insert(file);
+            }
+            continue;
+        };
         match &found[slot] {
             None => found[slot] = Some(index),
             // The file that was asked for comes first; its neighbours need not be of the same model.
@@ -240,7 +290,13 @@ pub fn find<const N: usize>(
             Some(first) => return Err(Error::model(&file, format!("the same network as {}", first.path.display()))),
         }
     }
-    Ok(found)
+    match unused {
+        // Without a network that is needed, that is what is wrong.
+        Some(file) if found[..needed].iter().all(Option::is_some) => {
+            Err(Error::model(&file, "of no use to this model: take it away, or name the model's first file"))
+        }
+        _ => Ok(found),
+    }
 }
 
 fn is_shards(path: &Path) -> bool {

@@ -24,6 +24,10 @@ pub enum Precision {
     /// 32 bits a number, as trained.
     #[default]
     F32,
+    /// 16 bits a number, as most files have them, widened when they are used: half the memory of f32.
+    F16,
+    /// The same with the range of f32 and fewer digits.
+    BF16,
     /// 8 bits a number and a scale for every output, inputs rounded to 8 bits a token: several times as fast on a CPU.
     Int8,
     /// 8 bits a number and a scale for every 32, as in GGUF files: less memory, no faster on a CPU.
@@ -37,6 +41,7 @@ impl Precision {
     pub fn bytes(self, weights: usize) -> u64 {
         let bits = match self {
             Self::F32 => 64,
+            Self::F16 | Self::BF16 => 32,
             Self::Int8 => 16,
             Self::Q8 => 17,
             Self::Q4 => 9,
@@ -60,6 +65,7 @@ pub struct Weights {
     index: Index,
     device: Device,
     precision: Precision,
+    read: bool,
     unused: RefCell<BTreeSet<String>>,
 }
 
@@ -76,7 +82,13 @@ impl Weights {
     pub fn new(index: Index, device: &Device) -> Self {
         let unused = RefCell::new(index.tensors().keys().cloned().collect());
         progress::expect(index.tensors().values().map(|entry| entry.bytes).sum());
-        Self { index, device: device.clone(), precision: Precision::default(), unused }
+        Self { index, device: device.clone(), precision: Precision::default(), read: true, unused }
+    }
+
+    /// The same weights, zeros in place of every number: what a loader asks for can be checked without reading the file.
+    #[must_use]
+    pub fn unread(self) -> Self {
+        Self { read: false, ..self }
     }
 
     /// The same weights, whose fully connected layers will be held in `precision` as far as their sizes allow.
@@ -88,6 +100,14 @@ impl Weights {
     /// All tensors, by name.
     pub fn vars(&self) -> Vars<'_> {
         Vars { weights: self, prefix: String::new(), section: "config.json", precision: self.precision }
+    }
+
+    /// As of [`Index::fingerprint`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        self.index.fingerprint()
     }
 
     /// Number of weights in the file.
@@ -186,6 +206,9 @@ impl<'a> Vars<'a> {
     /// [`Error::Model`] when it is missing, was taken before, has another shape or holds numbers that are not finite.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let (name, entry, dtype) = self.take(name, shape)?;
+        if !self.weights.read {
+            return Ok(Tensor::zeros(shape, DType::F32, &self.weights.device)?);
+        }
         self.weights.finite(&name, &self.weights.index.read(entry)?, dtype, shape)
     }
 
@@ -252,6 +275,11 @@ impl<'a> Vars<'a> {
     /// # Errors
     /// [`Error::Tensor`] when they do not fit each other.
     pub fn layer(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Linear> {
+        match self.precision {
+            Precision::F16 => return Ok(Linear::half(weight, bias, DType::F16)?),
+            Precision::BF16 => return Ok(Linear::half(weight, bias, DType::BF16)?),
+            _ => {}
+        }
         if let Some(blocks) = self.precision.blocks(weight.dim(1)?) {
             return Ok(Linear::quantised(weight, bias, blocks)?);
         }

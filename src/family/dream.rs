@@ -1,5 +1,6 @@
 //! Our own model: a folder with `config.json`, `vcn.safetensors`, `dit.safetensors` and a text encoder.
 
+mod layout;
 mod past;
 mod world;
 
@@ -8,15 +9,18 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::checkpoint::{Precision, Weights, read_config, sha256};
-use crate::kernel::Array;
+use crate::checkpoint::{Entry, Index, Precision, Weights, read_config, sha256};
+use crate::controls::CONTROL_NAMES;
+use crate::kernel::{Array, KeyValues};
 use crate::model::action::control_features;
-use crate::model::config::Config;
+use crate::model::config::{Config, TrunkConfig};
 use crate::model::dit::DiT;
-use crate::model::text::TextEncoder;
+use crate::model::text::{self, TextEncoder};
 use crate::model::vcn::Vcn;
-use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
-use crate::{Controls, Frame, FrameSize, Result};
+use crate::model::{
+    Heeded, Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel,
+};
+use crate::{Controls, Error, Frame, FrameSize, Result};
 
 pub use world::World;
 
@@ -69,6 +73,58 @@ impl Networks {
     }
 }
 
+/// The headers of a model folder.
+pub struct Files {
+    /// The sizes.
+    pub config: Config,
+    /// Frames to latents and back.
+    pub vcn: Index,
+    /// Noise to latents.
+    pub dit: Index,
+    /// Weights of the text encoder, which is checked.
+    pub text: usize,
+}
+
+impl Files {
+    /// Reads the headers and compares every name and shape with those that the configs make.
+    ///
+    /// # Errors
+    /// As of [`Networks::load`] and [`TextEncoder::load`], but for numbers that are not finite.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = read_config(&folder.join("config.json"), Config::parse)?;
+        let open = |name: &str, layout| {
+            let index = Index::open(folder.join(name))?;
+            index.check(&layout, "config.json", &[])?;
+            Ok::<_, Error>(index)
+        };
+        let (vcn, dit) =
+            (open("vcn.safetensors", layout::vcn(&config))?, open("dit.safetensors", layout::dit(&config))?);
+        Ok(Self { config, vcn, dit, text: text::check(folder)? })
+    }
+
+    /// Bytes of the weights as they are held and of a full memory at the size trained at.
+    pub fn bytes(&self) -> u64 {
+        let c = &self.config;
+        let held = |(name, entry): (&String, &Entry)| {
+            let precision = if layout::in_precision(name) { c.precision } else { Precision::F32 };
+            precision.bytes(entry.shape.iter().product())
+        };
+        let weights: u64 = self.vcn.tensors().iter().chain(self.dit.tensors()).map(held).sum();
+        let tokens = c.default_size().pixels() / (c.patch * c.patch);
+        let kept = |trunk: &TrunkConfig| {
+            let chunks = trunk.temporal.len() * trunk.offsets.iter().max().copied().unwrap_or(0);
+            (chunks * KeyValues::bytes(tokens, trunk.heads, trunk.head_dim())) as u64
+        };
+        weights + Precision::F32.bytes(self.text) + kept(&c.dit) + kept(&c.decoder)
+    }
+}
+
+/// What the controls are to a model with this config: themselves.
+pub fn heeded(config: &Config) -> Heeded {
+    let names = CONTROL_NAMES.into_iter().chain(config.actions.iter().map(String::as_str));
+    Heeded::new(names.map(|name| (name, name)))
+}
+
 /// The whole model.
 pub struct Dream {
     info: ModelInfo,
@@ -99,6 +155,7 @@ impl Dream {
             notice: None,
             reads_text: true,
             holds_buttons: false,
+            controls: heeded(config),
             settings: Settings {
                 steps: config.steps,
                 first_steps: config.first_steps,

@@ -19,11 +19,12 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
-use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
+use crate::checkpoint::{Index, Weights, checkpoints, find, folder_of, read_config, sha256};
 use crate::kernel::{cells_to_frames, frames_to_cells};
 use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
+pub use action::heeded;
 use action::{ACTION_DIM, action};
 use config::{Config, Context};
 use dit::DiT;
@@ -72,13 +73,13 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] when the config cannot be used or a network is missing or there twice, and as of [`Index::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let folder = folder_of(path);
         let config_path = Some(folder.join("config.json")).filter(|path| path.exists());
         let config = match &config_path {
             Some(path) => read_config(path, Config::parse)?,
             None => Config::default(),
         };
-        let [dit, vae] = find(path, checkpoints(path), [DIT_KEY, VAE_KEY], Ok)?;
+        let [dit, vae] = find(path, checkpoints(path), [DIT_KEY, VAE_KEY], 2, Ok)?;
         let missing = |what: &str, key: &str| Error::model(path, format!("no {what} here: no file has '{key}'"));
         let dit = dit.ok_or_else(|| missing("DiT", DIT_KEY))?;
         let vae = vae.ok_or_else(|| missing("autoencoder", VAE_KEY))?;
@@ -90,8 +91,12 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
-        self.dit.check(&self.config.dit.layout(), "dit in config.json", &[IGNORED])?;
-        self.vae.check(&self.config.vae.layout(), "vae in config.json", &[IGNORED])
+        let (dit, vae) = (&self.config.dit, &self.config.vae);
+        self.dit.check_layers("dit.depth", dit.depth)?;
+        self.vae.check_layers("vae.enc_depth", vae.enc_depth)?;
+        self.vae.check_layers("vae.dec_depth", vae.dec_depth)?;
+        self.dit.check(&dit.layout(), "dit in config.json", &[IGNORED])?;
+        self.vae.check(&vae.layout(), "vae in config.json", &[IGNORED])
     }
 
     fn sha256(&self) -> Result<String> {
@@ -190,6 +195,7 @@ impl Oasis {
             parameters: networks.parameters,
             reads_text: false,
             holds_buttons: true,
+            controls: heeded(),
             settings: Settings { steps, first_steps: steps, guidance: 1.0, context_noise: 0.0 },
         };
         Ok(Self { info, networks: Arc::new(networks) })

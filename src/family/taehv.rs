@@ -7,17 +7,23 @@
 mod block;
 pub mod picture;
 
-use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 
-use crate::checkpoint::{Index, Weights};
+use crate::checkpoint::{Index, Weights, checkpoints, find, folder_of, read_config};
 use crate::model::RolloutState;
 use crate::{Error, Result};
 
 use block::{Builder, Network, Past, shuffle, unshuffle};
+
+/// What a user should know of the rights.
+pub const NOTICE: &str =
+    "taehv is a codec of Ollin Boer Bohan; its code and weights are published together under the MIT licence";
+
+/// A tensor that only this network has.
+pub const KEY: &str = "encoder.0.weight";
 
 /// Stages of both halves; each halves or doubles the picture, and may do so to time.
 const STAGES: usize = 3;
@@ -45,6 +51,30 @@ pub struct Config {
 
 fn all() -> [bool; STAGES] {
     [true; STAGES]
+}
+
+impl Config {
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        match config.patch_size {
+            1..=MAX_PATCH => Ok(config),
+            other => Err(format!("patch_size is {other}, not 1 to {MAX_PATCH}")),
+        }
+    }
+
+    /// The config of a checkpoint of latents with so many channels, or with as many as its decoder takes.
+    fn of(index: &Index, latent_channels: Option<usize>) -> Result<Self> {
+        let inputs = |name: &str| index.tensors().get(name).and_then(|entry| entry.shape.get(1).copied());
+        let pixels = inputs(KEY);
+        let patch_size = (1..=MAX_PATCH).find(|side| Some(3 * side * side) == pixels);
+        let patch_size =
+            patch_size.ok_or_else(|| Error::model(index.path(), format!("'{KEY}' takes no square patches")))?;
+        let latent_channels =
+            latent_channels.or_else(|| inputs("decoder.0.weight").or_else(|| inputs("decoder.1.weight")));
+        let latent_channels =
+            latent_channels.ok_or_else(|| Error::model(index.path(), "'decoder.1.weight' is missing"))?;
+        Ok(Self { patch_size, latent_channels, decoder_time_upscale: None, decoder_space_upscale: all() })
+    }
 }
 
 /// The codec.
@@ -107,18 +137,32 @@ impl DecoderMemory {
 }
 
 impl Taehv {
-    /// Loads `config.json` and `weights.safetensors`.
+    /// Loads a checkpoint and the `config.json` beside it, without which its tensors tell what they can.
     ///
     /// # Errors
     /// [`Error::Io`] when a file cannot be read, [`Error::Model`] when it is not what it should be.
-    pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let config: Config = serde_json::from_str(&text).map_err(|e| Error::model(&path, e.to_string()))?;
-        if !(1..=MAX_PATCH).contains(&config.patch_size) {
-            return Err(Error::model(path, format!("patch_size is {}, not 1 to {MAX_PATCH}", config.patch_size)));
-        }
-        Self::build(config, Weights::open(folder.join("weights.safetensors"), device)?)
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let (config, index) = Self::files(path)?;
+        Self::build(config, Weights::new(index, device))
+    }
+
+    /// The number of weights of a checkpoint whose every name and shape is checked, from its headers alone.
+    ///
+    /// # Errors
+    /// As of [`Taehv::load`].
+    pub fn check(path: &Path) -> Result<usize> {
+        let (config, index) = Self::files(path)?;
+        Ok(Self::build(config, Weights::new(index, &Device::Cpu).unread())?.parameters)
+    }
+
+    fn files(path: &Path) -> Result<(Config, Index)> {
+        let folder = folder_of(path);
+        let config = folder.join("config.json");
+        let config = config.exists().then(|| read_config(&config, Config::parse)).transpose()?;
+        let [index] = find(path, checkpoints(path), [KEY], 1, Ok)?;
+        let missing = || Error::model(folder.join("weights.safetensors"), format!("missing: no file here has '{KEY}'"));
+        let index = index.ok_or_else(missing)?;
+        Ok((config.map_or_else(|| Config::of(&index, None), Ok)?, index))
     }
 
     /// Loads the codec of latents with so many `channels` from a checkpoint alone.
@@ -126,13 +170,15 @@ impl Taehv {
     /// # Errors
     /// [`Error::Model`] when it is not what it should be.
     pub fn open(index: Index, channels: usize, device: &Device) -> Result<Self> {
-        let pixels = index.tensors().get("encoder.0.weight").and_then(|entry| entry.shape.get(1).copied());
-        let patch_size = (1..=MAX_PATCH).find(|side| Some(3 * side * side) == pixels);
-        let patch_size =
-            patch_size.ok_or_else(|| Error::model(index.path(), "'encoder.0.weight' takes no square patches"))?;
-        let config =
-            Config { patch_size, latent_channels: channels, decoder_time_upscale: None, decoder_space_upscale: all() };
-        Self::build(config, Weights::new(index, device))
+        Self::build(Config::of(&index, Some(channels))?, Weights::new(index, device))
+    }
+
+    /// The number of weights of the codec of latents with so many `channels`, whose every name and shape is checked.
+    ///
+    /// # Errors
+    /// As of [`Taehv::open`].
+    pub fn check_index(index: Index, channels: usize) -> Result<usize> {
+        Ok(Self::build(Config::of(&index, Some(channels))?, Weights::new(index, &Device::Cpu).unread())?.parameters)
     }
 
     fn build(config: Config, weights: Weights) -> Result<Self> {

@@ -12,8 +12,11 @@ use candle_nn::ops::softmax;
 use serde::Deserialize;
 
 use super::layer::{numbers, rms_scale};
-use crate::checkpoint::{Index, Vars, Weights};
+use crate::checkpoint::{Index, Vars, Weights, checkpoints, find, folder_of, read_config};
 use crate::{Error, Result};
+
+/// What a user should know of the rights.
+pub const NOTICE: &str = "umt5 is a text encoder of Google, published under the Apache licence 2.0";
 
 /// A tensor that only this network has.
 pub const KEY: &str = "shared.weight";
@@ -70,6 +73,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Reads and checks the text of a `config.json`; an error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        config.check()?;
+        Ok(config)
+    }
+
     /// Checks the sizes; an error says what is wrong.
     pub fn check(&self) -> Result<(), String> {
         for (name, value, least) in [
@@ -121,6 +131,15 @@ impl Config {
         layout
     }
 
+    /// Compares every name and shape of a checkpoint, spelled as transformers does it, with those of these sizes.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the first that is missing, of another shape or left over.
+    pub fn check_index(&self, index: &Index) -> Result<()> {
+        index.check_layers("num_layers", self.num_layers)?;
+        index.check(&self.layout(), "text_encoder in the config", &[ALIAS])
+    }
+
     /// The bucket of a key that lies `distance` after the query. Rounded as PyTorch does it.
     pub fn bucket(&self, distance: i64) -> usize {
         let half = self.relative_attention_num_buckets / 2;
@@ -153,6 +172,19 @@ pub fn as_published(index: Index) -> Result<Index> {
     })
 }
 
+/// The number of weights of a checkpoint, whose every name and shape is checked from its headers alone.
+///
+/// # Errors
+/// As of [`Index::open`]; [`Error::Model`] when it is not what the `config.json` beside it makes.
+pub fn check(path: &Path) -> Result<usize> {
+    let config = folder_of(path).join("config.json");
+    let config = if config.exists() { read_config(&config, Config::parse)? } else { Config::default() };
+    let [index] = find(path, checkpoints(path), [KEY], 1, as_published)?;
+    let index = index.ok_or_else(|| Error::model(path, format!("no umT5 here: no file has '{KEY}'")))?;
+    config.check_index(&index)?;
+    Ok(index.parameters())
+}
+
 /// The encoder, on disk.
 pub struct Umt5 {
     config: Config,
@@ -166,8 +198,16 @@ impl Umt5 {
     /// [`Error::Model`] when it is damaged or not of these sizes.
     pub fn open(path: &Path, config: &Config) -> Result<Self> {
         let index = as_published(Index::open(path)?)?;
-        index.check(&config.layout(), "text_encoder in the config", &[ALIAS])?;
+        config.check_index(&index)?;
         Ok(Self { config: config.clone(), weights: Weights::new(index, &Device::Cpu) })
+    }
+
+    /// Sixteen digits that tell encoders apart, as of [`Index::fingerprint`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        Ok(self.weights.fingerprint()?[..16].to_owned())
     }
 
     /// The embeddings `[tokens, d_model]` of a text of at least one token.

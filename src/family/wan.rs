@@ -20,10 +20,12 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use super::taehv::picture::{frame, picture};
-use super::taehv::{DECODE_FLOP, DecoderMemory, Taehv};
+use super::taehv::{DECODE_FLOP, DecoderMemory, KEY as CODEC_KEY, Taehv};
 use super::umt5;
-use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
-use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::checkpoint::{Index, Weights, checkpoints, find, folder_of, read_config, sha256};
+use crate::model::{
+    Heeded, Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel,
+};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 use config::Config;
@@ -44,9 +46,6 @@ pub const LATENT: [usize; 2] = [60, 104];
 pub const FRAMES_PER_LATENT: usize = 4;
 /// Times that it learned from.
 const TIMES: f32 = 1000.0;
-
-/// A tensor that only the codec has.
-const CODEC_KEY: &str = "encoder.0.weight";
 
 /// The transformer.
 pub struct Networks {
@@ -74,14 +73,14 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] when the config cannot be used or the transformer is missing, and as of [`Index::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let folder = folder_of(path);
         let config_path = Some(folder.join("config.json")).filter(|path| path.exists());
         let config = match &config_path {
             Some(path) => read_config(path, Config::parse)?,
             None => Config::default(),
         };
         let spelling = |index| umt5::as_published(as_published(index)?);
-        let [dit, codec, text] = find(path, checkpoints(path), [DIT_KEY, CODEC_KEY, umt5::KEY], spelling)?;
+        let [dit, codec, text] = find(path, checkpoints(path), [DIT_KEY, CODEC_KEY, umt5::KEY], 1, spelling)?;
         let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
         Ok(Self { config, config_path, dit, codec, text })
     }
@@ -91,6 +90,7 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
+        self.dit.check_layers("num_layers", self.config.num_layers)?;
         self.dit.check(&layout(&self.config), "the config", &[])
     }
 }
@@ -144,7 +144,7 @@ impl Wan {
         let codec = codec.ok_or_else(|| Error::model(path, format!("no codec here: no file has '{CODEC_KEY}'")))?;
         let config_path = files.config_path.iter().map(PathBuf::as_path);
         let sha256 = sha256(&config_path.chain(files.dit.files()).chain(codec.files()).collect::<Vec<_>>())?;
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let folder = folder_of(path);
         let prompts = Prompts::new(folder, files.text.as_ref().map(Index::path), &files.config);
         let parameters = files.dit.parameters();
         let networks = Networks::load(files, device)?;
@@ -167,6 +167,7 @@ impl Wan {
             notice: Some(NOTICE.into()),
             reads_text: true,
             holds_buttons: true,
+            controls: Heeded::default(),
             settings: Settings { steps, first_steps: steps, guidance: 1.0, context_noise },
         };
         Ok(Self { info, networks: Arc::new(networks), codec, scale, prompts })

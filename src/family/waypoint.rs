@@ -17,23 +17,22 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use super::taehv::picture::{frame, picture};
-use super::taehv::{DECODE_FLOP, DecoderMemory, Taehv};
-use crate::checkpoint::{Index, Weights, checkpoints, find, read_config, sha256};
+use super::taehv::{DECODE_FLOP, DecoderMemory, KEY as CODEC_KEY, Taehv};
+use crate::checkpoint::{Index, Weights, checkpoints, find, folder_of, read_config, sha256};
 use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 use action::action;
+pub use action::heeded;
 use config::Config;
 use dit::DiT;
 use layout::{IGNORED, Names, layout};
 pub use world::World;
 
 /// What a user should know of the rights.
-pub const NOTICE: &str = "waypoint is a model of Overworld; its licence is told where you got the weights";
+pub const NOTICE: &str = "waypoint is a model of Overworld, by others' account under the Apache licence 2.0; its publisher may ask for more (attribution, no distillation): the model card where you got the weights is what counts";
 /// A tensor that only the DiT has.
 pub const DIT_KEY: &str = "denoise_step_emb.mlp.fc1.weight";
-/// A tensor that only the codec has.
-const CODEC_KEY: &str = "encoder.0.weight";
 
 /// The transformer.
 pub struct Networks {
@@ -60,7 +59,7 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] when the config cannot be used or the transformer is missing, and as of [`Index::open`].
     pub fn open(path: &Path) -> Result<Self> {
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let folder = folder_of(path);
         let config_path = ["config.json", "config.yaml"].map(|name| folder.join(name));
         let config_path = config_path.iter().find(|path| path.exists()).unwrap_or(&config_path[1]).clone();
         let config = read_config(&config_path, Config::parse)?;
@@ -69,9 +68,15 @@ impl Files {
         if beside.is_dir() {
             files.extend(checkpoints(&beside));
         }
-        let [dit, codec] = find(path, files, [DIT_KEY, CODEC_KEY], Ok)?;
+        let [dit, codec] = find(path, files, [DIT_KEY, CODEC_KEY], 1, Ok)?;
         let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
         Ok(Self { config, config_path, names: Names::of(&dit), dit, codec })
+    }
+
+    /// Weights of the transformer that are held: what all layers share may be stored in each of them, and is held once.
+    pub fn held(&self) -> usize {
+        let again = |layer| self.names.cond_proj(layer).len() * self.config.d_model * self.config.d_model;
+        self.dit.parameters() - (1..self.config.n_layers).map(again).sum::<usize>()
     }
 
     /// Compares every name and shape with those that the config makes.
@@ -79,6 +84,7 @@ impl Files {
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
+        self.dit.check_layers("n_layers", self.config.n_layers)?;
         self.dit.check(&layout(&self.config, self.names), "the config", &[IGNORED])
     }
 }
@@ -154,6 +160,7 @@ impl Waypoint {
             notice: Some(NOTICE.into()),
             reads_text: false,
             holds_buttons: true,
+            controls: heeded(config.n_buttons),
             settings: Settings { steps, first_steps: steps, guidance: 1.0, context_noise: 0.0 },
         };
         Ok(Self { info, networks: Arc::new(networks), codec })

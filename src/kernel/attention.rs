@@ -121,6 +121,12 @@ impl KeyValues {
         Self { held, tokens, heads, head_dim, biased }
     }
 
+    /// Bytes of a segment on the CPU with features.
+    pub fn bytes(tokens: usize, heads: usize, head_dim: usize) -> usize {
+        let keys = (head_dim + FLOW_DIM) * tokens.next_multiple_of(NR);
+        size_of::<f32>() * heads * (keys + tokens * head_dim.next_multiple_of(NR))
+    }
+
     /// The shape of keys and of values, as they were given.
     pub fn dims(&self) -> [usize; 2] {
         [self.tokens, self.width()]

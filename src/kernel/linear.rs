@@ -1,7 +1,7 @@
 //! Fully connected layers with everything that follows them fused in.
 
 use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
-use candle_core::{Module, Result, Tensor, bail};
+use candle_core::{DType, Module, Result, Tensor, bail};
 
 use super::array::{Values, apply};
 use super::gemm::{NR, Packed, Tile, gemm};
@@ -134,6 +134,8 @@ enum Weight {
     Stock(Tensor),
     /// In blocks of a few bits a number, as in GGUF files.
     Quantised(QMatMul),
+    /// `[out, in]` of 16 bits a number.
+    Half(Tensor),
 }
 
 impl Linear {
@@ -176,6 +178,19 @@ impl Linear {
         }
         let weight = QMatMul::from_qtensor(QTensor::quantize(weight, dtype)?)?;
         Ok(Self { weight: Weight::Quantised(weight), bias: bias.cloned(), inputs, outputs })
+    }
+
+    /// A layer of `weight` `[out, in]`, held in the 16 bits of `dtype` and widened for every product, and `bias` `[out]`.
+    ///
+    /// # Errors
+    /// An error when the bias does not fit.
+    pub fn half(weight: &Tensor, bias: Option<&Tensor>, dtype: DType) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        if bias.is_some_and(|bias| bias.dims() != [outputs]) {
+            bail!("a bias does not fit a weight of shape {:?}", weight.shape());
+        }
+        let weight = Weight::Half(weight.to_dtype(dtype)?);
+        Ok(Self { weight, bias: bias.cloned(), inputs, outputs })
     }
 
     /// Number of inputs.
@@ -230,6 +245,7 @@ impl Linear {
             Weight::Packed(_) | Weight::Int8(_) => Ok(None),
             Weight::Stock(weight) => x.matmul(weight).map(Some),
             Weight::Quantised(weight) => weight.forward(x).map(Some),
+            Weight::Half(weight) => x.matmul(&weight.to_dtype(x.dtype())?.t()?).map(Some),
         }
     }
 
@@ -246,7 +262,9 @@ impl Linear {
         match &self.weight {
             Weight::Packed(packed) => gemm(x, packed, out, finish),
             Weight::Int8(quantized) => gemm_int8(x, quantized, out, finish),
-            Weight::Stock(_) | Weight::Quantised(_) => unreachable!("a layer that is computed by candle"),
+            Weight::Stock(_) | Weight::Quantised(_) | Weight::Half(_) => {
+                unreachable!("a layer that is computed by candle")
+            }
         }
     }
 }

@@ -124,6 +124,11 @@ impl Config {
         FrameSize::new(self.width, self.height)
     }
 
+    /// The block that tells how near things are.
+    pub fn near(&self) -> TrunkConfig {
+        TrunkConfig { layers: 1, temporal: vec![], offsets: vec![], ..self.decoder.clone() }
+    }
+
     /// Cells across a token.
     pub fn cells(&self) -> usize {
         self.patch / Self::CELL

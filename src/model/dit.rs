@@ -11,7 +11,7 @@ use crate::checkpoint::Vars;
 use crate::kernel::{Activation, Array, Linear, activate, apply, norm_modulate};
 
 /// Frequencies at which a signal level is told.
-const FREQUENCIES: usize = 16;
+pub const FREQUENCIES: usize = 16;
 
 /// The network. Its signal level tau is 0 for pure noise and 1 for a clean latent: x = tau latent + (1 - tau) noise.
 pub struct DiT {

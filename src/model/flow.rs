@@ -9,7 +9,7 @@ use crate::checkpoint::Vars;
 use crate::kernel::{Array, FLOW_DIM};
 
 /// Terms of a quadratic polynomial of the image position: 1, x, y, x², xy, y².
-const BASIS: usize = 6;
+pub const BASIS: usize = 6;
 
 /// An attention bias `−α |pos_k − target_q|² + slot` towards a remembered chunk. The target is where a query's content
 /// was: a displacement linear in the camera's motion, which for a rotation and for a ground plane is a quadratic

@@ -6,6 +6,7 @@
 //! (Hugging Face's BERT config with `"kind": "bert"` and, where there is one, `"projection": 384`),
 //! `text.safetensors` in Hugging Face's BERT layout, and `tokenizer.json`.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,11 @@ use candle_transformers::models::bert;
 use serde::Deserialize;
 use tokenizers::{Tokenizer, TruncationParams};
 
+use crate::checkpoint::{Index, read_text};
 use crate::{Error, Result};
+
+/// Tensors of a sentence encoder that mean pooling has no use for.
+const IGNORED: [&str; 3] = ["pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"];
 
 /// Length of a prompt's embedding.
 pub const TEXT_DIM: usize = 384;
@@ -57,9 +62,8 @@ impl TextEncoder {
     /// [`Error::Io`] when a file cannot be read; [`Error::Model`] when one is damaged, they do not fit each other, or
     /// the embedding would not have [`TEXT_DIM`] numbers.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        let (path, text) = read(dir, "text.json")?;
-        let config: Config = serde_json::from_slice(&text).map_err(damaged(&path))?;
-        check(&config).map_err(damaged(&path))?;
+        let config = read_config(dir)?;
+        check_weights(dir, &config)?;
 
         let (path, text) = read(dir, "tokenizer.json")?;
         let mut tokenizer = Tokenizer::from_bytes(text).map_err(damaged(&path))?;
@@ -116,13 +120,74 @@ fn read(dir: &Path, name: &str) -> Result<(PathBuf, Vec<u8>)> {
     Ok((path, bytes))
 }
 
+/// The number of weights of the encoder in `dir`, whose names and shapes are what its config makes.
+///
+/// # Errors
+/// [`Error::Io`] when a file cannot be read, [`Error::Model`] when one is damaged or they do not fit each other.
+pub fn check(dir: &Path) -> Result<usize> {
+    check_weights(dir, &read_config(dir)?)
+}
+
+fn check_weights(dir: &Path, config: &Config) -> Result<usize> {
+    let index = Index::open(dir.join("text.safetensors"))?;
+    let prefix = config.bert.model_type.as_ref().map_or_else(String::new, |kind| format!("{kind}."));
+    // Older files have other names for what a norm does.
+    let index = index.renamed(|name| {
+        let name = name.strip_prefix(&prefix).unwrap_or(name);
+        name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+    })?;
+    index.check_layers("num_hidden_layers", config.bert.num_hidden_layers)?;
+    index.check(&layout(config), "text.json", &IGNORED)?;
+    Ok(index.parameters())
+}
+
+/// The shapes of all tensors by name.
+fn layout(config: &Config) -> BTreeMap<String, Vec<usize>> {
+    let (c, width) = (&config.bert, config.bert.hidden_size);
+    let mut layout = BTreeMap::new();
+    let mut table = |name: &str, rows: usize| {
+        layout.insert(format!("embeddings.{name}_embeddings.weight"), vec![rows, width]);
+    };
+    table("word", c.vocab_size);
+    table("position", c.max_position_embeddings);
+    table("token_type", c.type_vocab_size);
+    let mut linear = |name: &str, inputs: usize, outputs: usize| {
+        layout.insert(format!("{name}.weight"), vec![outputs, inputs]);
+        layout.insert(format!("{name}.bias"), vec![outputs]);
+    };
+    if let Some(dim) = config.projection {
+        linear("projection", width, dim);
+    }
+    let layers = (0..c.num_hidden_layers).map(|i| format!("encoder.layer.{i}"));
+    for layer in layers.clone() {
+        for part in ["self.query", "self.key", "self.value", "output.dense"] {
+            linear(&format!("{layer}.attention.{part}"), width, width);
+        }
+        linear(&format!("{layer}.intermediate.dense"), width, c.intermediate_size);
+        linear(&format!("{layer}.output.dense"), c.intermediate_size, width);
+    }
+    let within = layers.flat_map(|layer| ["attention.output", "output"].map(|part| format!("{layer}.{part}")));
+    for place in within.chain(["embeddings".to_owned()]) {
+        layout.insert(format!("{place}.LayerNorm.weight"), vec![width]);
+        layout.insert(format!("{place}.LayerNorm.bias"), vec![width]);
+    }
+    layout
+}
+
+fn read_config(dir: &Path) -> Result<Config> {
+    let path = dir.join("text.json");
+    let config: Config = serde_json::from_str(&read_text(&path)?).map_err(damaged(&path))?;
+    check_config(&config).map_err(damaged(&path))?;
+    Ok(config)
+}
+
 /// One line: candle's errors may carry a backtrace below it.
 fn damaged<E: Display>(path: &Path) -> impl FnOnce(E) -> Error {
     let path = path.to_owned();
     move |error| Error::model(path, error.to_string().lines().next().unwrap_or_default())
 }
 
-fn check(config: &Config) -> Result<(), String> {
+fn check_config(config: &Config) -> Result<(), String> {
     let (heads, hidden) = (config.bert.num_attention_heads, config.bert.hidden_size);
     if heads == 0 || !hidden.is_multiple_of(heads) {
         return Err(format!("{hidden} hidden units cannot be split between {heads} heads"));

@@ -12,7 +12,7 @@ use crate::checkpoint::Vars;
 use crate::kernel::{Activation, Array, Conv3x3, Linear, activate, rms_norm};
 
 /// Residual blocks of the convolutional parts.
-const RES_BLOCKS: usize = 2;
+pub const RES_BLOCKS: usize = 2;
 
 /// Both halves. The decoder also attends to its features of the chunk before and knows the controls: it turns the earlier
 /// frames of a chunk back by the known rotation, so that motion inside a chunk comes back.
@@ -84,10 +84,9 @@ impl Vcn {
         };
         let near = c.depth.then(|| -> Result<Head> {
             let (width, numbers) = (c.decoder.width, c.cells() * c.cells());
-            let trunk = TrunkConfig { layers: 1, temporal: vec![], offsets: vec![], ..c.decoder.clone() };
             Ok(Head {
                 near_in: vars.linear("near_in", width + numbers, width)?,
-                near_blocks: blocks("near_blocks", "decoder in config.json", &trunk)?,
+                near_blocks: blocks("near_blocks", "decoder in config.json", &c.near())?,
                 near_out: vars.linear("near_out", width, numbers)?,
             })
         });

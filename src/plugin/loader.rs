@@ -25,9 +25,15 @@ impl ModelLoader {
         Self { load: Arc::new(load), loaded: Arc::default() }
     }
 
-    /// Loads the families that this crate knows, onto `device`.
+    /// Loads the families that this crate knows, onto `device`, and logs what a user should know of the rights.
     pub fn on(device: DeviceChoice) -> Self {
-        Self::new(move |folder| checkpoint::load(folder, device))
+        Self::new(move |folder| {
+            let model = checkpoint::load(folder, device)?;
+            if let Some(notice) = &model.info().notice {
+                info!("{notice}");
+            }
+            Ok(model)
+        })
     }
 
     /// The model in `folder`.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 
-use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
+use crate::model::{
+    Heeded, Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel,
+};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
 /// A fault to inject into a [`FakeModel`]'s step.
@@ -46,6 +48,7 @@ impl Default for FakeModel {
             notice: None,
             reads_text: true,
             holds_buttons: false,
+            controls: Heeded::default(),
             settings: Settings { steps: 2, first_steps: 4, guidance: 1.0, context_noise: 0.1 },
         };
         Self { info, delay: Duration::ZERO, fault: None, ballast: 0 }

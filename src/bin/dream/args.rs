@@ -13,7 +13,7 @@ use bevy_dream::{Error, FrameSize, Result};
 use crate::output::{load_bar, note};
 
 /// Which model runs, and where.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct ModelArgs {
     /// The model's folder, or a checkpoint of a published model
     #[arg(long, default_value = "models/overworld", value_name = "PATH")]
@@ -32,28 +32,39 @@ impl ModelArgs {
         self.threads.unwrap_or_else(default_threads)
     }
 
-    /// Where the model runs; a build that has a choice tells what was chosen.
+    /// Where the model runs.
     pub fn device(&self) -> Result<DeviceChoice> {
+        Ok(self.choose()?.0)
+    }
+
+    /// Where the model runs, and why if that was left open.
+    fn choose(&self) -> Result<(DeviceChoice, Option<String>)> {
         if self.device != DeviceChoice::Auto {
-            return Ok(self.device);
+            return Ok((self.device, None));
         }
         let (device, why) = DeviceChoice::auto(&checkpoint::family(&self.model)?);
-        if cfg!(any(feature = "cuda", feature = "metal")) {
-            note(format!("the model runs on {device}: {why}"));
-        }
-        Ok(device)
+        Ok((device, Some(why)))
     }
 
     /// The worker threads and the model.
     pub fn load(&self) -> Result<(ThreadPool, Arc<dyn WorldModel>)> {
         let pool = ThreadPool::new(self.threads())?;
-        let device = self.device()?;
-        let load = || checkpoint::watch(load_bar(), || checkpoint::load(&self.model, device));
-        let model = pool.install(load)?;
+        let model = pool.install(|| self.open())?;
+        Ok((pool, model))
+    }
+
+    /// The model, loaded on this thread; its user sees how far that is, what to know of the rights, and which device was chosen
+    /// by a build that has a choice.
+    pub fn open(&self) -> Result<Arc<dyn WorldModel>> {
+        let (device, why) = self.choose()?;
+        if let Some(why) = why.filter(|_| cfg!(any(feature = "cuda", feature = "metal"))) {
+            note(format!("the model runs on {device}: {why}"));
+        }
+        let model = checkpoint::watch(load_bar(), || checkpoint::load(&self.model, device))?;
         if let Some(notice) = &model.info().notice {
             note(notice);
         }
-        Ok((pool, model))
+        Ok(model)
     }
 }
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bevy_dream::checkpoint::{self, DeviceChoice};
 use bevy_dream::kernel::{Isa, ThreadPool, gemm_peak_gflops};
 use bevy_dream::model::WorldModel;
 use bevy_dream::simulate::{Session, SessionOptions};
 use bevy_dream::stream::{Event, Stream, StreamOptions};
 use bevy_dream::{Controls, Error, Result};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use crate::args::{ModelArgs, WorldArgs};
@@ -42,13 +42,11 @@ pub struct Args {
 /// Runs the command in a process that `began` then.
 pub fn run(args: &Args, began: Instant) -> Result<()> {
     let pool = ThreadPool::new(args.model.threads())?;
-    let device = args.model.device()?;
     let half = Duration::from_secs(args.seconds.into()) / 2;
-    let bar = progress(u64::from(args.seconds), "seconds");
-    let live = live(args, device, began, half)?;
-    bar.set_position(u64::from(args.seconds) / 2);
+    let live = live(args, began, half)?;
+    live.bar.set_position(u64::from(args.seconds) / 2);
     let flat = pool.install(|| flat_out(args, &live.model, half))?;
-    bar.finish_and_clear();
+    live.bar.finish_and_clear();
 
     let model = &*live.model;
     let info = model.info();
@@ -61,7 +59,7 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         "model": info.name,
         "size": args.world.size(model).to_string(),
         "steps": settings.steps,
-        "device": device.to_string(),
+        "device": args.model.device()?.to_string(),
         "threads": args.model.threads(),
         "isa": pool.install(Isa::current).to_string(),
         "fps": round(fps),
@@ -103,18 +101,19 @@ struct Live {
     spacing: Vec<Duration>,
     rewind: travel::Figures,
     memory: Memory,
+    /// How far the whole measurement is.
+    bar: ProgressBar,
 }
 
 /// Resident memory in MB once the first [`PART`] is over, and at the end.
 type Memory = [Option<f64>; 2];
 
 /// Runs the model thread in real time.
-fn live(args: &Args, device: DeviceChoice, began: Instant, time: Duration) -> Result<Live> {
-    let folder = args.model.model.clone();
+fn live(args: &Args, began: Instant, time: Duration) -> Result<Live> {
     let (loaded, model) = crossbeam_channel::bounded(1);
-    let world_args = args.world;
+    let (model_args, world_args) = (args.model.clone(), args.world);
     let load = move || {
-        let model = checkpoint::load(folder, device)?;
+        let model = model_args.open()?;
         world_args.settings(&*model)?;
         // The receiver lives as long as the stream.
         loaded.send(Arc::clone(&model)).ok();
@@ -126,8 +125,12 @@ fn live(args: &Args, device: DeviceChoice, began: Instant, time: Duration) -> Re
     stream.input().hold(walking(0));
     let (mut first, mut last, mut delays, mut spacing) = (None, None, Vec::new(), Vec::new());
     let (mut last_tick, mut past, mut memory) = (0, 0, Memory::default());
+    let mut bar = ProgressBar::hidden();
     while first.is_none_or(|first: Instant| first.elapsed() < time) {
         for event in stream.events() {
+            if matches!(event, Event::Loaded(_)) {
+                bar = progress(u64::from(args.seconds), "seconds");
+            }
             match event {
                 Event::Ended(reason) | Event::Failed(reason) | Event::Rejected(reason) => {
                     return Err(Error::input(reason));
@@ -160,7 +163,7 @@ fn live(args: &Args, device: DeviceChoice, began: Instant, time: Duration) -> Re
     let shown_fps = (spacing.len() + 1) as f64 / first.elapsed().as_secs_f64();
     let age = Duration::from_secs_f32(last_tick as f32 / model.info().fps);
     let rewind = travel::rewind(&mut stream, age, past)?;
-    Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing, rewind, memory })
+    Ok(Live { model, first_frame: first - began, delays, shown_fps, spacing, rewind, memory, bar })
 }
 
 /// Times of chunks that follow each other without a pause.

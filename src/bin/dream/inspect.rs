@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bevy_dream::checkpoint::{Index, checkpoints, family, is_checkpoint};
-use bevy_dream::family::facts::{Facts, facts};
+use bevy_dream::checkpoint::{Index, checkpoints, family, is_checkpoint, parse_json, read_text};
+use bevy_dream::family::facts::{WorldFacts, facts};
 use bevy_dream::kernel::{Activation, Linear, ThreadPool, default_threads};
+use bevy_dream::model::Heeded;
 use bevy_dream::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
@@ -39,6 +40,8 @@ struct Report {
     bytes: u64,
     /// Bytes of weights per number format.
     memory: BTreeMap<String, u64>,
+    /// Whether every key of every file has its place and its shape; nothing of a family that is not known.
+    accounted: Option<bool>,
     /// What it takes to run it here.
     run: Option<Run>,
     /// Why it cannot be run.
@@ -59,6 +62,10 @@ struct Run {
     seconds_per_frame: f64,
     /// Frames a second that the world is meant to run at.
     fps: f32,
+    /// Whether it reads prompts.
+    reads_text: bool,
+    /// The controls that it heeds, and what each is to it.
+    controls: Heeded,
 }
 
 #[derive(Serialize)]
@@ -122,7 +129,8 @@ fn inspect(path: &Path) -> Result<Report> {
         parameters: tensors().map(|t| t.shape.iter().product::<usize>()).sum(),
         bytes: tensors().map(|t| t.bytes).sum(),
         memory,
-        run: known.as_ref().map(run_here).transpose()?,
+        accounted: (known.is_some() || problem.is_some()).then_some(problem.is_none()),
+        run: known.and_then(|facts| facts.world).map(run_here).transpose()?,
         problem,
         config,
         files,
@@ -133,15 +141,19 @@ fn read_config(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map(Some).map_err(|e| Error::model(path, format!("not JSON: {e}")))
+    parse_json(&read_text(path)?).map(Some).map_err(|reason| Error::model(path, reason))
 }
 
-/// The `license:` line of a model card.
+/// The `license:` line at the head of a model card, or the first line of a licence.
 fn licence_of_card(folder: &Path) -> Option<String> {
-    let card = fs::read_to_string(folder.join("MODEL_CARD.md")).ok()?;
-    let line = card.lines().find_map(|l| l.strip_prefix("license:").or_else(|| l.strip_prefix("licence:")))?;
-    Some(line.trim().to_owned())
+    let read = |name: &&str| read_text(&folder.join(name)).ok();
+    let told = |card: String| {
+        let line = card.lines().find_map(|l| l.strip_prefix("license:").or_else(|| l.strip_prefix("licence:")))?;
+        Some(line.trim().to_owned())
+    };
+    let first = |text: String| Some(text.lines().map(str::trim).find(|line| !line.is_empty())?.to_owned());
+    let card = ["MODEL_CARD.md", "README.md"].iter().filter_map(read).find_map(told);
+    card.or_else(|| ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().filter_map(read).find_map(first))
 }
 
 fn read_headers(path: &Path) -> Result<FileReport> {
@@ -162,7 +174,7 @@ fn read_headers(path: &Path) -> Result<FileReport> {
 }
 
 /// What it takes to run a model on this machine.
-fn run_here(facts: &Facts) -> Result<Run> {
+fn run_here(facts: WorldFacts) -> Result<Run> {
     let gflops = ThreadPool::new(default_threads())?.install(layer_gflops)?;
     Ok(Run {
         bytes: facts.bytes,
@@ -171,6 +183,8 @@ fn run_here(facts: &Facts) -> Result<Run> {
         gflops,
         seconds_per_frame: facts.gflop_per_frame / gflops,
         fps: facts.fps,
+        reads_text: facts.reads_text,
+        controls: facts.controls,
     })
 }
 
@@ -212,9 +226,12 @@ fn describe(report: &Report) -> String {
     for (dtype, bytes) in &report.memory {
         text += &format!("  {dtype:<8} {:.1} MB\n", *bytes as f64 / 1e6);
     }
+    if report.accounted == Some(true) {
+        text += "  keys     all accounted for\n";
+    }
     if let Some(run) = &report.run {
         let gigabytes = |bytes: u64| bytes as f64 / 1e9;
-        text += &format!("  keys     all accounted for\n  runs in  {:.2} GB of memory", gigabytes(run.bytes));
+        text += &format!("  runs in  {:.2} GB of memory", gigabytes(run.bytes));
         if let Some(free) = run.bytes_free {
             let enough = if free > run.bytes { "" } else { ", which is not enough" };
             text += &format!(", {:.2} GB are free{enough}", gigabytes(free));
@@ -223,6 +240,13 @@ fn describe(report: &Report) -> String {
             "\n  speed    {:.0} GFLOP a frame at {:.0} GFLOP/s make {:.3} s a frame; the world is meant to run at {} a second\n",
             run.gflop_per_frame, run.gflops, run.seconds_per_frame, run.fps
         );
+        let words =
+            if run.reads_text { "a picture to start from and prompts" } else { "a picture to start from, no prompts" };
+        let controls =
+            run.controls.0.iter().map(|(name, meaning)| {
+                if name == meaning { format!(", {name}") } else { format!(", {name} ({meaning})") }
+            });
+        text += &format!("  told     {words}{}\n", controls.collect::<String>());
     }
     if let Some(problem) = &report.problem {
         text += &format!("  problem  {problem}\n");

@@ -1,7 +1,10 @@
 //! `dream play`: the window.
 
+use std::sync::Arc;
+
 use bevy_dream::Result;
-use bevy_dream::plugin::explorer::{ExploreOptions, run as explore};
+use bevy_dream::plugin::ModelLoader;
+use bevy_dream::plugin::explorer::{ExploreOptions, run_with};
 
 use crate::args::{ModelArgs, WorldArgs};
 
@@ -24,13 +27,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     // A mistake is one line in the terminal rather than a window with a message.
     let (_, model) = args.model.load()?;
-    explore(ExploreOptions {
+    let options = ExploreOptions {
         prompt: args.prompt.clone(),
         seed: args.seed,
-        device: args.model.device()?,
         threads: Some(args.model.threads()),
         size: args.world.size,
         settings: Some(args.world.settings(&*model)?),
         ..ExploreOptions::new(&args.model.model)
-    })
+    };
+    run_with(options, ModelLoader::new(move |_| Ok(Arc::clone(&model))))
 }

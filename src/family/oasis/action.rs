@@ -1,12 +1,30 @@
 //! What the player does as the vector that Oasis was trained with.
 
 use crate::Controls;
+use crate::model::Heeded;
 
 /// Length of the vector.
 pub const ACTION_DIM: usize = 25;
 
 /// Degrees of one tick at which a camera axis is 1.
 const CAMERA: f32 = 20.0;
+
+/// What the controls are to the model, by its names.
+const NAMES: [(&str, &str); 8] = [
+    ("forward", "forward, back"),
+    ("strafe", "left, right"),
+    ("sprint", "sprint"),
+    ("jump", "jump"),
+    ("yaw", "cameraY"),
+    ("pitch", "cameraX"),
+    ("break", "attack"),
+    ("place", "use"),
+];
+
+/// What the controls are to the model.
+pub fn heeded() -> Heeded {
+    Heeded::new(NAMES)
+}
 
 /// The vector of `controls`; what a player of [`Controls`] cannot do stays 0.
 pub fn action(controls: &Controls) -> [f32; ACTION_DIM] {
@@ -46,6 +64,7 @@ pub fn action(controls: &Controls) -> [f32; ACTION_DIM] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controls::CONTROL_NAMES;
 
     #[test]
     fn every_control_has_its_place() {
@@ -55,6 +74,11 @@ mod tests {
         };
         let none = Controls::default();
         assert_eq!(on(none), []);
+        for (i, name) in CONTROL_NAMES.iter().enumerate() {
+            let mut only = [0.0; CONTROL_NAMES.len()];
+            only[i] = 1.0;
+            assert_eq!(on(Controls::from_vector(only)).len(), usize::from(heeded().0.contains_key(*name)), "{name}");
+        }
         assert_eq!(on(Controls { forward: 1.0, ..none }), [(11, 1.0)]);
         assert_eq!(on(Controls { forward: -1.0, ..none }), [(12, 1.0)]);
         assert_eq!(on(Controls { strafe: -1.0, ..none }), [(13, 1.0)]);

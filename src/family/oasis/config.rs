@@ -221,9 +221,10 @@ impl DitConfig {
         mlp(self.hidden_size, self.mlp_ratio)
     }
 
-    /// Numbers that are kept of a full window of frames.
-    pub fn memory(&self) -> f64 {
-        (self.max_frames - 1) as f64 * (2 * self.depth * self.tokens()) as f64 * self.hidden_size as f64
+    /// Bytes of a full window of frames.
+    pub fn memory_bytes(&self) -> u64 {
+        let numbers = (self.max_frames - 1) * 2 * self.depth * self.tokens() * self.hidden_size;
+        numbers as u64 * size_of::<f32>() as u64
     }
 
     /// Operations (a multiplication and an addition are two) of one pass over a frame with `past` frames before it.

@@ -1,21 +1,17 @@
 //! The embeddings `text_embeds` of the tokens `ids`.
 
-use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device};
 
 use super::{PASS, Stage};
-use crate::checkpoint::Weights;
+use crate::Result;
+use crate::checkpoint::{Weights, read_config};
 use crate::family::umt5::{Config, Umt5};
-use crate::{Error, Result};
 
 /// Encodes the text.
 pub fn stages(folder: &Path) -> Result<Vec<Stage>> {
-    let path = folder.join("config.json");
-    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let config: Config = serde_json::from_str(&text).map_err(|e| Error::model(&path, e.to_string()))?;
-    config.check().map_err(|reason| Error::model(&path, reason))?;
+    let config = read_config(&folder.join("config.json"), Config::parse)?;
     let encoder = Umt5::open(&folder.join("weights.safetensors"), &config)?;
     let case = Weights::open(folder.join("case.safetensors"), &Device::Cpu)?;
     let vars = case.vars();

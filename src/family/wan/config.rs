@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::sampler::Sampler;
 use crate::checkpoint::Precision;
 use crate::family::umt5;
+use crate::kernel::KeyValues;
 
 /// A larger network is a mistake.
 const MOST: usize = 1 << 16;
@@ -143,9 +144,10 @@ impl Config {
         usize::try_from(self.local_attn_size).unwrap_or(MEMORY / tokens.max(1)).max(least)
     }
 
-    /// Numbers that are kept of a full memory, once as they are and once packed for the products.
-    pub fn memory_len(&self, tokens: usize) -> f64 {
-        4.0 * (self.window(tokens) * tokens) as f64 * (self.num_layers * self.dim) as f64
+    /// Bytes of a full memory of frames of so many `tokens`.
+    pub fn memory_bytes(&self, tokens: usize) -> u64 {
+        let frames = self.num_layers * self.window(tokens);
+        frames as u64 * KeyValues::bytes(tokens, self.num_heads, self.head_dim()) as u64
     }
 
     /// Operations (a multiplication and an addition are two) of one pass over a block of a world with a full memory.

@@ -20,7 +20,12 @@ const TOKENIZERS: [&str; 2] = ["tokenizer.json", "google/umt5-xxl/tokenizer.json
 /// The name of the embeddings in a file of one prompt.
 const EMBEDS: &str = "text_embeds";
 
-/// The prompts of a model.
+/// SHA-256 in hexadecimal.
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The prompts of a model, each in a file named by its SHA-256 and the fingerprint of the encoder that read it.
 pub struct Prompts {
     folder: PathBuf,
     encoder: Option<PathBuf>,
@@ -40,28 +45,40 @@ impl Prompts {
     /// [`Error::Input`] when there is neither, [`Error::Model`] when a file is damaged.
     pub fn embed(&self, prompt: &str) -> Result<Tensor> {
         let prompt = prompt.split_whitespace().collect::<Vec<_>>().join(" ");
-        let path = self.file(&prompt);
-        if path.exists() {
-            return self.read(&path);
-        }
         let Some(encoder) = &self.encoder else {
+            if let Some(path) = self.kept(&prompt) {
+                return self.read(&path);
+            }
             if prompt.is_empty() {
                 return Ok(Tensor::zeros((0, self.config.text_dim), DType::F32, &Device::Cpu)?);
             }
-            let reason = format!("no umT5 here to read '{prompt}', nor what it made of it ({})", path.display());
+            let reason = format!(
+                "no umT5 here to read '{prompt}', nor what one made of it in {}",
+                self.folder.join(PROMPTS).display()
+            );
             return Err(Error::input(reason));
         };
-        let embeds = Umt5::open(encoder, &self.config.text_encoder)?.encode(&self.tokens(&prompt)?)?;
+        let encoder = Umt5::open(encoder, &self.config.text_encoder)?;
+        let path =
+            self.folder.join(PROMPTS).join(format!("{}-{}.safetensors", digest(&prompt), encoder.fingerprint()?));
+        if path.exists() {
+            return self.read(&path);
+        }
+        let embeds = encoder.encode(&self.tokens(&prompt)?)?;
         if let Err(error) = self.write(&path, &embeds) {
             tracing::warn!("the prompt '{prompt}' will have to be read again: {error}");
         }
         Ok(embeds)
     }
 
-    /// Where a prompt is kept: its SHA-256 is the name.
-    fn file(&self, prompt: &str) -> PathBuf {
-        let name: String = Sha256::digest(prompt).iter().map(|byte| format!("{byte:02x}")).collect();
-        self.folder.join(PROMPTS).join(format!("{name}.safetensors"))
+    /// Where a prompt is kept that some encoder has read, which need not be there any more.
+    fn kept(&self, prompt: &str) -> Option<PathBuf> {
+        let (entries, name) = (fs::read_dir(self.folder.join(PROMPTS)).ok()?, digest(prompt));
+        let mut files = entries.flatten().map(|entry| entry.path()).filter(|path| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            file.starts_with(&name) && file.ends_with(".safetensors")
+        });
+        files.next()
     }
 
     fn read(&self, path: &Path) -> Result<Tensor> {

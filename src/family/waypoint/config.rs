@@ -3,7 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::Precision;
+use crate::checkpoint::{Precision, parse_json};
+use crate::kernel::KeyValues;
 
 /// A larger network is a mistake.
 const MOST: usize = 1 << 14;
@@ -75,11 +76,8 @@ fn one_by_one() -> [usize; 2] {
 impl Config {
     /// Reads and checks the text of a `config.json` or of a flat `config.yaml`; an error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let value = if text.trim_start().starts_with('{') {
-            serde_json::from_str(text).map_err(|e| e.to_string())?
-        } else {
-            Value::Object(flat_yaml(text)?)
-        };
+        let value =
+            if text.trim_start().starts_with('{') { parse_json(text)? } else { Value::Object(flat_yaml(text)?) };
         let config: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
         config.check()?;
         Ok(config)
@@ -193,10 +191,10 @@ impl Config {
         }
     }
 
-    /// Numbers that are kept of a full memory, once as they are and once packed for the products.
-    pub fn memory_len(&self) -> f64 {
+    /// Bytes of a full memory.
+    pub fn memory_bytes(&self) -> u64 {
         let frames: usize = (0..self.n_layers).map(|layer| self.memory(layer).0).sum();
-        4.0 * (frames * self.tokens()) as f64 * (self.kv_heads() * self.head_dim()) as f64
+        frames as u64 * KeyValues::bytes(self.tokens(), self.kv_heads(), self.head_dim()) as u64
     }
 
     /// Operations (a multiplication and an addition are two) of one pass over a frame of a world with a full memory.
