@@ -111,6 +111,6 @@ impl Plugin for DreamPlugin {
     // The renderer may be added after this plugin, and leaves for its thread after this.
     #[cfg(feature = "record")]
     fn finish(&self, app: &mut App) {
-        upload::measure(app);
+        upload::watch(app);
     }
 }

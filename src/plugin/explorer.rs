@@ -24,6 +24,7 @@
 
 mod adjust;
 mod bar;
+mod graphics;
 mod hud;
 mod keys;
 mod layout;
@@ -42,6 +43,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bevy::prelude::*;
+use bevy::render::error_handler::RenderErrorHandler;
+use bevy::render::renderer::RenderDevice;
 
 use super::{Dream, DreamInput, DreamScript, ModelLoader};
 use crate::checkpoint::DeviceChoice;
@@ -154,6 +157,8 @@ impl Plugin for ExplorerPlugin {
         app.init_resource::<truth::Shown>()
             .init_resource::<truth::Truth>()
             .init_resource::<shots::Taken>()
+            .init_resource::<graphics::Failures>()
+            .insert_resource(RenderErrorHandler(graphics::handle))
             .add_systems(Startup, (layout::spawn, spawn_dream).chain())
             .add_systems(
                 Update,
@@ -168,6 +173,7 @@ impl Plugin for ExplorerPlugin {
                     .chain(),
             )
             .add_systems(Update, (pictures, travel::list, hud::write, shots::take))
+            .add_systems(Update, graphics::tell.run_if(resource_exists_and_changed::<RenderDevice>))
             .add_observer(layout::on_error)
             .add_observer(layout::on_prompt)
             .add_observer(layout::on_moved)
