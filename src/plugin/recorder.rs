@@ -30,6 +30,7 @@ use std::thread::{self, JoinHandle};
 
 use bevy::camera::RenderTarget;
 use bevy::ecs::lifecycle::HookContext;
+use bevy::ecs::reflect::ReflectEvent;
 use bevy::ecs::world::DeferredWorld;
 use bevy::prelude::*;
 use bevy::render::gpu_readback::{Readback, ReadbackComplete};
@@ -37,6 +38,7 @@ use bevy::render::render_resource::{TextureFormat, TextureUsages};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::DreamError;
+use super::event::Tell;
 use crate::controls::{CONTROL_NAMES, TICKS_PER_SECOND};
 use crate::dataset::{CaptionSet, EpisodeMeta, ShardWriter};
 use crate::{Frame, FrameSize, Result};
@@ -49,7 +51,7 @@ pub struct DreamRecorderPlugin;
 
 impl Plugin for DreamRecorderPlugin {
     fn build(&self, app: &mut App) {
-        app.add_systems(First, (end_shots, hear)).add_observer(take).add_observer(keep);
+        app.add_message::<DreamError>().add_systems(First, (end_shots, hear)).add_observer(take).add_observer(keep);
     }
 }
 
@@ -89,7 +91,7 @@ impl DreamRecorder {
 
 /// Trigger it once a tick: the picture of this update becomes a frame.
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[reflect(Event, Debug, Clone, PartialEq)]
 pub struct DreamTake {
     /// The [`DreamRecorder`].
     pub entity: Entity,
@@ -200,7 +202,7 @@ fn take(take: On<DreamTake>, mut recordings: Query<(&DreamRecorder, &mut Recordi
         let (given, named) = (take.action.len(), recorder.actions.len());
         if given != named {
             let reason = format!("an action of {given} numbers is not recorded: the recorder names {named}");
-            commands.trigger(DreamError { entity: take.entity, reason, fatal: false });
+            commands.tell(DreamError { entity: take.entity, reason, fatal: false });
             return;
         }
         let shot = Shot { recorder: take.entity, number: recording.shots, action: take.action.clone() };
@@ -262,7 +264,7 @@ fn unpad(rgba: &[u8], size: FrameSize) -> Option<Vec<u8>> {
 fn hear(recordings: Query<(Entity, &Recording)>, mut commands: Commands) {
     for (entity, recording) in &recordings {
         if let Ok(reason) = recording.errors.try_recv() {
-            commands.trigger(DreamError { entity, reason, fatal: true });
+            commands.tell(DreamError { entity, reason, fatal: true });
             commands.entity(entity).remove::<DreamRecorder>();
         }
     }
