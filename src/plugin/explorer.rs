@@ -69,6 +69,8 @@ pub struct ExploreOptions {
     pub size: Option<FrameSize>,
     /// Settings; those the model is shipped with when `None`.
     pub settings: Option<Settings>,
+    /// The folder of the quick save and the recordings; the working folder when it is empty.
+    pub folder: PathBuf,
     /// Controls and prompts that play before the player takes over.
     pub script: Option<ControlScript>,
     /// Pictures of the window, by the time after the first frame: the last one closes the window.
