@@ -168,8 +168,8 @@ impl Plugin for ExplorerPlugin {
                     bar::keys,
                     keys.chain().run_if(keys::not_writing),
                     outside::drop_file,
-                    keys::listen,
                     keys::let_go,
+                    keys::listen,
                     bar::visibility,
                 )
                     .chain(),
