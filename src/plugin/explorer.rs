@@ -39,7 +39,7 @@ mod window;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bevy::prelude::*;
@@ -93,7 +93,7 @@ impl ExploreOptions {
 ///
 /// # Errors
 /// [`Error::Input`] for a prompt that cannot be used, the model's errors where there is no window to show them,
-/// [`Error::Io`] when the tour or a screenshot cannot be written.
+/// [`Error::Io`] when the tour or a screenshot cannot be written, [`Error::Graphics`] when the graphics device fails again and again.
 pub fn run(options: ExploreOptions) -> Result<()> {
     let loader = ModelLoader::on(options.device);
     run_with(options, loader)
@@ -111,10 +111,7 @@ pub fn run_with(options: ExploreOptions, loader: ModelLoader) -> Result<()> {
             let screenshots = options.screenshots.clone();
             app.insert_resource(Explored(options)).insert_resource(ended.clone());
             app.run();
-            match ended.0.get() {
-                Some(reason) => Err(Error::Thread(reason.clone())),
-                None => shots::check(&screenshots),
-            }
+            ended.take().map_or_else(|| shots::check(&screenshots), Err)
         }
         Err(reason) => {
             say(&format!("No window ({reason}): rendering a short tour instead."));
@@ -138,7 +135,18 @@ struct Explored(ExploreOptions);
 
 /// Why the window closed, if not by the user.
 #[derive(Resource, Clone, Default)]
-struct Ended(Arc<OnceLock<String>>);
+struct Ended(Arc<Mutex<Option<Error>>>);
+
+impl Ended {
+    /// The first reason counts.
+    fn tell(&self, error: Error) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 /// The explorer's systems and user interface, for an app that has a window and the [`DreamPlugin`](super::DreamPlugin).
 struct ExplorerPlugin;

@@ -8,6 +8,7 @@ use bevy::render::error_handler::{RenderError, RenderErrorPolicy};
 
 use super::Ended;
 use super::layout::MessageLine;
+use crate::Error;
 
 /// The renderer is set up anew so many times within this time: a fault that comes again at once would make the window flash.
 const ATTEMPTS: usize = 3;
@@ -27,13 +28,13 @@ pub(super) fn handle(error: &RenderError, main_world: &mut World, _: &mut World)
     failures.times.retain(|time| now - *time < WITHIN);
     failures.times.push_back(now);
     // Of a description in many lines the first says what it is.
-    let what = error.description.lines().next().unwrap_or_default();
-    failures.reason = format!("the graphics device failed: {:?} {what}", error.ty);
+    let what = error.description.lines().next().filter(|line| !line.is_empty());
+    failures.reason = what.map_or_else(|| format!("{:?}", error.ty), Into::into);
     if failures.times.len() <= ATTEMPTS {
         return RenderErrorPolicy::Recover(default());
     }
-    let reason = failures.reason.clone();
-    main_world.resource::<Ended>().0.set(reason).ok();
+    let error = Error::Graphics(failures.reason.clone());
+    main_world.resource::<Ended>().tell(error);
     main_world.write_message(AppExit::error());
     RenderErrorPolicy::StopRendering
 }
@@ -41,7 +42,7 @@ pub(super) fn handle(error: &RenderError, main_world: &mut World, _: &mut World)
 /// Says so when there is a renderer again.
 pub(super) fn tell(failures: Res<Failures>, mut line: Single<&mut Text, With<MessageLine>>) {
     if !failures.reason.is_empty() {
-        line.0 = format!("{}; it was set up anew", failures.reason.trim_end());
+        line.0 = format!("the graphics device failed and was set up anew: {}", failures.reason);
     }
 }
 
@@ -56,15 +57,15 @@ mod tests {
         let mut world = World::new();
         world.init_resource::<Ended>();
         world.init_resource::<Messages<AppExit>>();
-        let lost = RenderError { ty: ErrorType::DeviceLost, description: "gone\nin a trace".into(), source: None };
+        let lost = RenderError { ty: ErrorType::DeviceLost, description: "gone\nwith a trace".into(), source: None };
         for _ in 0..ATTEMPTS {
             let policy = handle(&lost, &mut world, &mut World::new());
             assert!(matches!(policy, RenderErrorPolicy::Recover(_)));
         }
-        assert!(world.resource::<Messages<AppExit>>().is_empty() && world.resource::<Ended>().0.get().is_none());
+        assert!(world.resource::<Messages<AppExit>>().is_empty() && world.resource::<Ended>().take().is_none());
         let policy = handle(&lost, &mut world, &mut World::new());
         assert!(matches!(policy, RenderErrorPolicy::StopRendering));
         assert_eq!(world.resource::<Messages<AppExit>>().len(), 1);
-        assert_eq!(world.resource::<Ended>().0.get().unwrap(), "the graphics device failed: DeviceLost gone");
+        assert!(matches!(world.resource::<Ended>().take(), Some(Error::Graphics(reason)) if reason == "gone"));
     }
 }
