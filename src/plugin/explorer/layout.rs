@@ -109,7 +109,7 @@ pub(super) fn spawn(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
         .observe(catch_mouse);
     let ignore = Pickable::IGNORE;
     commands.spawn((
-        full,
+        full.clone(),
         ignore,
         children![
             (
@@ -119,9 +119,13 @@ pub(super) fn spawn(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
                 Visibility::Hidden
             ),
             (PhaseLine, text("", 3.0)),
-            (Help, text(&help(), 2.1), Node { padding: vmin(3).all(), ..default() }, sheet(), Visibility::Hidden),
         ],
     ));
+    // All that is written in it is read, whatever else is shown.
+    let page = Node { padding: UiRect::axes(vmin(3), vmin(1.4)), ..default() };
+    let paper = BackgroundColor(Color::srgba(0.0, 0.0, 0.0, 0.9));
+    let help = (Help, text(&help(), 2.1), page, paper, Visibility::Hidden);
+    commands.spawn((full, ignore, GlobalZIndex(1), children![help]));
     let bottom = Node {
         position_type: PositionType::Absolute,
         bottom: vmin(2),
@@ -138,7 +142,8 @@ pub(super) fn spawn(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
             (
                 MessageLine,
                 text("Enter: write a prompt    1 to 9: presets    F1: all keys", 2.4),
-                Node { padding: vmin(0.6).all(), ..default() },
+                // Whole pixels, or rounding may leave a word too little room.
+                Node { padding: px(6).all(), ..default() },
                 sheet()
             ),
             bar::bundle(),
