@@ -5,8 +5,7 @@
 use std::sync::Arc;
 
 use bevy_dream::model::{Heeded, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, WorldModel};
-use bevy_dream::plugin::ModelLoader;
-use bevy_dream::plugin::explorer::{ExploreOptions, run_with};
+use bevy_dream::plugin::{ModelLoader, explorer};
 use bevy_dream::simulate::ControlScript;
 use bevy_dream::{Controls, Error, Frame, FrameSize, Result};
 use candle_core::{Device, Tensor};
@@ -116,8 +115,7 @@ fn main() -> Result<()> {
         controls: Heeded::new([("forward", "on, back"), ("strafe", "aside"), ("yaw", "a turn")]),
         settings: Settings { steps: 1, first_steps: 1, guidance: 1.0, context_noise: 0.0 },
     };
-    let model: Arc<dyn WorldModel> = Arc::new(Plain(info));
     let script = ControlScript::parse("{\"tick\":0,\"keys\":[\"W\"],\"look\":[1,0]}\n{\"tick\":200}")?; // it begins by itself
-    let options = ExploreOptions { script: Some(script), ..ExploreOptions::new("plain") };
-    run_with(options, ModelLoader::new(move |_| Ok(Arc::clone(&model))))
+    let options = explorer::ExploreOptions { script: Some(script), ..explorer::ExploreOptions::new("plain") };
+    explorer::run_with(options, ModelLoader::new(move |_| Ok(Arc::new(Plain(info.clone())))))
 }

@@ -51,15 +51,14 @@ fn options(args: Args) -> Result<ExploreOptions> {
         return Err(Error::input("give as many --after seconds as --screenshot files, from 0 up"));
     }
     Ok(ExploreOptions {
-        model_dir: args.model,
         prompt: args.prompt,
         seed: args.seed,
         device: args.device,
         threads: args.threads,
         size: args.size,
-        settings: None,
         script: args.controls.map(read).transpose()?,
         screenshots: args.screenshot.into_iter().zip(args.after.into_iter().map(Duration::from_secs_f32)).collect(),
+        ..ExploreOptions::new(args.model)
     })
 }
 

@@ -33,6 +33,9 @@ pub enum Error {
     /// What a model [watches](crate::model::Rollout::watch) was raised.
     #[error("the chunk was left: the world stands where it stood before it")]
     Interrupted,
+    /// The graphics device failed, and setting it up anew did not help.
+    #[error("the graphics device failed: {0}")]
+    Graphics(String),
     /// The model thread is gone.
     #[error("the model thread stopped: {0}")]
     Thread(String),

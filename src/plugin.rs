@@ -27,9 +27,12 @@
 //! | [`DreamRewind`], [`DreamSwitch`], [`DreamLoad`] | [`DreamMoved`] |
 //! | [`DreamSave`] | [`DreamSaved`] |
 //! | [`DreamRecord`] | [`DreamRecorded`] |
-//! | [`DreamStep`], with [`Dream::paused`] | the message [`DreamChunkShown`], as of every chunk |
+//! | [`DreamStep`], with [`Dream::paused`] | [`DreamChunkShown`], as of every chunk |
 //! | [`DreamRestart`] | [`DreamStarted`], after a failure [`DreamRecovered`] |
 //! | anything that cannot be done | [`DreamError`] |
+//!
+//! What a game triggers is an event of the entity. What it hears is told in both of Bevy's ways: observers get it at once, for all
+//! worlds or for one entity, and a system that runs when the game wants it reads it as a message.
 
 mod command;
 mod component;
@@ -86,8 +89,8 @@ pub enum DreamSystems {
 impl Plugin for DreamPlugin {
     fn build(&self, app: &mut App) {
         diagnostic::register(app);
+        event::register(app);
         app.insert_resource(self.loader.clone())
-            .add_message::<DreamChunkShown>()
             .init_resource::<diagnostic::Taken>()
             .add_systems(PreUpdate, (run::hear, run::show).chain().in_set(DreamSystems::Show))
             .add_systems(
@@ -111,6 +114,6 @@ impl Plugin for DreamPlugin {
     // The renderer may be added after this plugin, and leaves for its thread after this.
     #[cfg(feature = "record")]
     fn finish(&self, app: &mut App) {
-        upload::measure(app);
+        upload::watch(app);
     }
 }

@@ -2,6 +2,7 @@
 
 use bevy::prelude::*;
 
+use super::event::Tell;
 use super::run::{Running, session_options};
 use super::{Dream, DreamError, DreamLoad, DreamRecord, DreamRestart, DreamRewind, DreamSave, DreamStep, DreamSwitch};
 use crate::stream::Stream;
@@ -52,6 +53,6 @@ fn obey(
         None => Err(Error::input("there is no dreamed world yet")),
     };
     if let Err(error) = outcome {
-        commands.trigger(DreamError { entity, reason: error.to_string(), fatal: false });
+        commands.tell(DreamError { entity, reason: error.to_string(), fatal: false });
     }
 }

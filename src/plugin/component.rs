@@ -60,7 +60,8 @@ pub struct DreamControls {
 
 /// Controls and prompts that play in place of [`DreamControls`] until their last tick, in the first world of a [`Dream`]
 /// that is spawned with it.
-#[derive(Component, Clone, Debug)]
+#[derive(Component, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Component, Debug, PartialEq)]
 pub struct DreamScript(pub ControlScript);
 
 /// The image that shows a [`Dream`], for sprites, user interfaces and materials. It is added where it is absent, and

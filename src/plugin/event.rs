@@ -1,18 +1,52 @@
-//! What a dreamed world tells the game.
+//! What a game and its dreamed worlds tell each other.
+//!
+//! What a game asks for is an event that it triggers on the entity. What a world tells is an event that its observers get, and a
+//! message for systems that read in their own time.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bevy::ecs::reflect::{ReflectEvent, ReflectMessage};
 use bevy::prelude::*;
 
 use crate::Controls;
 
+/// Lets a game hear what its worlds tell.
+pub(super) fn register(app: &mut App) {
+    app.add_message::<DreamChunkShown>()
+        .add_message::<DreamStarted>()
+        .add_message::<DreamRecovered>()
+        .add_message::<DreamPromptApplied>()
+        .add_message::<DreamMoved>()
+        .add_message::<DreamSaved>()
+        .add_message::<DreamRecorded>()
+        .add_message::<DreamError>();
+}
+
+/// Tells an event to its observers and to those who read messages.
+pub(super) trait Tell {
+    /// Tells `event`.
+    fn tell<E>(&mut self, event: E)
+    where
+        E: Message + Clone + for<'a> Event<Trigger<'a>: Default>;
+}
+
+impl Tell for Commands<'_, '_> {
+    fn tell<E>(&mut self, event: E)
+    where
+        E: Message + Clone + for<'a> Event<Trigger<'a>: Default>,
+    {
+        self.write_message(event.clone());
+        self.trigger(event);
+    }
+}
+
 /// A chunk came to the screen.
-#[derive(Message, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[derive(EntityEvent, Message, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Event, Message, Debug, Clone, PartialEq)]
 pub struct DreamChunkShown {
     /// The [`Dream`](super::Dream).
-    pub dream: Entity,
+    pub entity: Entity,
     /// The world, as in [`DreamStatus`](super::DreamStatus).
     pub world: u64,
     /// Index of the chunk in its world, from 0.
@@ -24,8 +58,8 @@ pub struct DreamChunkShown {
 }
 
 /// A world began.
-#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[derive(EntityEvent, Message, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Event, Message, Debug, Clone, PartialEq)]
 pub struct DreamStarted {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -38,8 +72,8 @@ pub struct DreamStarted {
 }
 
 /// After a failure there is a world again. It comes after [`DreamStarted`].
-#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[derive(EntityEvent, Message, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Event, Message, Debug, Clone, PartialEq)]
 pub struct DreamRecovered {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -48,8 +82,8 @@ pub struct DreamRecovered {
 }
 
 /// A changed prompt is in force.
-#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[derive(EntityEvent, Message, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Event, Message, Debug, Clone, PartialEq)]
 pub struct DreamPromptApplied {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -60,8 +94,8 @@ pub struct DreamPromptApplied {
 }
 
 /// The world went to another moment: it was rewound, a branch was gone to, or a saved one was loaded.
-#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[derive(EntityEvent, Message, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Event, Message, Debug, Clone, PartialEq)]
 pub struct DreamMoved {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -72,8 +106,8 @@ pub struct DreamMoved {
 }
 
 /// The world was saved.
-#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[derive(EntityEvent, Message, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Event, Message, Debug, Clone, PartialEq)]
 pub struct DreamSaved {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -82,8 +116,8 @@ pub struct DreamSaved {
 }
 
 /// A recording is complete.
-#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[derive(EntityEvent, Message, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Event, Message, Debug, Clone, PartialEq)]
 pub struct DreamRecorded {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -95,7 +129,7 @@ pub struct DreamRecorded {
 /// [`DreamRecorded`] follows when the recording has ended, or a [`DreamError`]. It is complete as well when the world or the game
 /// ends; when the disk is full, the video up to there stays.
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[reflect(Event, Debug, Clone, PartialEq)]
 pub struct DreamRecord {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -106,7 +140,7 @@ pub struct DreamRecord {
 /// Trigger it to begin the world of a [`Dream`](super::Dream) anew, with the same seed, prompt and start; after a failure as
 /// well. [`DreamStarted`] follows, or a [`DreamError`].
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[reflect(Event, Debug, Clone, PartialEq)]
 pub struct DreamRestart {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -114,7 +148,7 @@ pub struct DreamRestart {
 
 /// Trigger it to make one chunk of a paused world.
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[reflect(Event, Debug, Clone, PartialEq)]
 pub struct DreamStep {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -122,7 +156,7 @@ pub struct DreamStep {
 
 /// Trigger it to go to a line that was left, which stays as a branch. [`DreamMoved`] follows, or a [`DreamError`].
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[reflect(Event, Debug, Clone, PartialEq)]
 pub struct DreamSwitch {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -132,7 +166,7 @@ pub struct DreamSwitch {
 
 /// Trigger it to take a world back in time. [`DreamMoved`] follows.
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[reflect(Event, Debug, Clone, PartialEq)]
 pub struct DreamRewind {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -142,7 +176,7 @@ pub struct DreamRewind {
 
 /// Trigger it to save a world to a file. [`DreamSaved`] follows, or a [`DreamError`].
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[reflect(Event, Debug, Clone, PartialEq)]
 pub struct DreamSave {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -152,7 +186,7 @@ pub struct DreamSave {
 
 /// Trigger it to go on from a saved world. [`DreamMoved`] follows, or a [`DreamError`].
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[reflect(Event, Debug, Clone, PartialEq)]
 pub struct DreamLoad {
     /// The [`Dream`](super::Dream).
     pub entity: Entity,
@@ -162,8 +196,8 @@ pub struct DreamLoad {
 
 /// Something went wrong. After a fatal one [`DreamRestart`], or a change of the [`Dream`](super::Dream), begins a world
 /// again, which [`DreamRecovered`] tells.
-#[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[derive(EntityEvent, Message, Clone, Debug, PartialEq, Reflect)]
+#[reflect(Event, Message, Debug, Clone, PartialEq)]
 pub struct DreamError {
     /// The [`Dream`](super::Dream), or what else failed.
     pub entity: Entity,

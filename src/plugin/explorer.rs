@@ -24,6 +24,7 @@
 
 mod adjust;
 mod bar;
+mod graphics;
 mod hud;
 mod keys;
 mod layout;
@@ -38,10 +39,12 @@ mod window;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bevy::prelude::*;
+use bevy::render::error_handler::RenderErrorHandler;
+use bevy::render::renderer::RenderDevice;
 
 use super::{Dream, DreamInput, DreamScript, ModelLoader};
 use crate::checkpoint::DeviceChoice;
@@ -66,6 +69,8 @@ pub struct ExploreOptions {
     pub size: Option<FrameSize>,
     /// Settings; those the model is shipped with when `None`.
     pub settings: Option<Settings>,
+    /// The folder of the quick save and the recordings; the working folder when it is empty.
+    pub folder: PathBuf,
     /// Controls and prompts that play before the player takes over.
     pub script: Option<ControlScript>,
     /// Pictures of the window, by the time after the first frame: the last one closes the window.
@@ -88,7 +93,7 @@ impl ExploreOptions {
 ///
 /// # Errors
 /// [`Error::Input`] for a prompt that cannot be used, the model's errors where there is no window to show them,
-/// [`Error::Io`] when the tour or a screenshot cannot be written.
+/// [`Error::Io`] when the tour or a screenshot cannot be written, [`Error::Graphics`] when the graphics device fails again and again.
 pub fn run(options: ExploreOptions) -> Result<()> {
     let loader = ModelLoader::on(options.device);
     run_with(options, loader)
@@ -106,10 +111,7 @@ pub fn run_with(options: ExploreOptions, loader: ModelLoader) -> Result<()> {
             let screenshots = options.screenshots.clone();
             app.insert_resource(Explored(options)).insert_resource(ended.clone());
             app.run();
-            match ended.0.get() {
-                Some(reason) => Err(Error::Thread(reason.clone())),
-                None => shots::check(&screenshots),
-            }
+            ended.take().map_or_else(|| shots::check(&screenshots), Err)
         }
         Err(reason) => {
             say(&format!("No window ({reason}): rendering a short tour instead."));
@@ -133,7 +135,18 @@ struct Explored(ExploreOptions);
 
 /// Why the window closed, if not by the user.
 #[derive(Resource, Clone, Default)]
-struct Ended(Arc<OnceLock<String>>);
+struct Ended(Arc<Mutex<Option<Error>>>);
+
+impl Ended {
+    /// The first reason counts.
+    fn tell(&self, error: Error) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 /// The explorer's systems and user interface, for an app that has a window and the [`DreamPlugin`](super::DreamPlugin).
 struct ExplorerPlugin;
@@ -154,6 +167,8 @@ impl Plugin for ExplorerPlugin {
         app.init_resource::<truth::Shown>()
             .init_resource::<truth::Truth>()
             .init_resource::<shots::Taken>()
+            .init_resource::<graphics::Failures>()
+            .insert_resource(RenderErrorHandler(graphics::handle))
             .add_systems(Startup, (layout::spawn, spawn_dream).chain())
             .add_systems(
                 Update,
@@ -161,13 +176,14 @@ impl Plugin for ExplorerPlugin {
                     bar::keys,
                     keys.chain().run_if(keys::not_writing),
                     outside::drop_file,
-                    keys::listen,
                     keys::let_go,
+                    keys::listen,
                     bar::visibility,
                 )
                     .chain(),
             )
             .add_systems(Update, (pictures, travel::list, hud::write, shots::take))
+            .add_systems(Update, graphics::tell.run_if(resource_exists_and_changed::<RenderDevice>))
             .add_observer(layout::on_error)
             .add_observer(layout::on_prompt)
             .add_observer(layout::on_moved)

@@ -13,7 +13,9 @@ use crate::model::WorldModel;
 type Load = dyn Fn(&Path) -> Result<Arc<dyn WorldModel>> + Send + Sync;
 
 /// Loads models by folder. Worlds of one folder share its weights while any of them lives.
-#[derive(Resource, Clone)]
+#[derive(Resource, Clone, Reflect)]
+#[reflect(opaque)]
+#[reflect(Resource, Default, Clone)]
 pub struct ModelLoader {
     load: Arc<Load>,
     loaded: Arc<Mutex<HashMap<PathBuf, Weak<dyn WorldModel>>>>,

@@ -26,10 +26,12 @@
 
 use std::mem;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use bevy::camera::RenderTarget;
 use bevy::ecs::lifecycle::HookContext;
+use bevy::ecs::reflect::ReflectEvent;
 use bevy::ecs::world::DeferredWorld;
 use bevy::prelude::*;
 use bevy::render::gpu_readback::{Readback, ReadbackComplete};
@@ -37,6 +39,7 @@ use bevy::render::render_resource::{TextureFormat, TextureUsages};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::DreamError;
+use super::event::Tell;
 use crate::controls::{CONTROL_NAMES, TICKS_PER_SECOND};
 use crate::dataset::{CaptionSet, EpisodeMeta, ShardWriter};
 use crate::{Frame, FrameSize, Result};
@@ -49,15 +52,19 @@ pub struct DreamRecorderPlugin;
 
 impl Plugin for DreamRecorderPlugin {
     fn build(&self, app: &mut App) {
-        app.add_systems(First, (end_shots, hear)).add_observer(take).add_observer(keep);
+        app.add_message::<DreamError>()
+            .init_resource::<Writers>()
+            .add_systems(First, (end_shots, hear))
+            .add_observer(take)
+            .add_observer(keep);
     }
 }
 
 /// On a camera: what it sees goes to a picture instead of the window, and at every [`DreamTake`] to an episode. Give the
 /// window a camera of its own.
 ///
-/// It begins with the first picture that is not black. An episode is written when it is complete, and when the recorder goes.
-/// A folder may already hold shards. What cannot
+/// It begins with the first picture that is not black. An episode is written when it is complete, and when the recorder goes,
+/// while the game goes on; the end of the game waits for it. A folder may already hold shards. What cannot
 /// be written is told by a [`DreamError`] of this entity, and is the end of the recording.
 #[derive(Component, Clone, Debug, PartialEq, Reflect)]
 #[reflect(Component, Debug, PartialEq)]
@@ -89,7 +96,7 @@ impl DreamRecorder {
 
 /// Trigger it once a tick: the picture of this update becomes a frame.
 #[derive(EntityEvent, Clone, Debug, PartialEq, Reflect)]
-#[reflect(Debug, Clone, PartialEq)]
+#[reflect(Event, Debug, Clone, PartialEq)]
 pub struct DreamTake {
     /// The [`DreamRecorder`].
     pub entity: Entity,
@@ -110,9 +117,29 @@ struct Recording {
     /// Whether the camera has drawn something: at first its shaders are still compiled.
     drawn: bool,
     episodes: Sender<Vec<(Frame, Vec<f32>)>>,
-    errors: Receiver<String>,
-    writer: Option<JoinHandle<()>>,
+    /// Dropped after the sender: it waits for who reads from it.
+    writer: Arc<Writer>,
 }
+
+/// The thread that writes the episodes of `recorder`.
+struct Writer {
+    recorder: Entity,
+    errors: Receiver<String>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    /// Nothing that was recorded is lost.
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// Those that are still writing, so that no recording waits for its own when it ends in the middle of the game.
+#[derive(Resource, Default)]
+struct Writers(Vec<Arc<Writer>>);
 
 /// A picture on its way from the graphics card.
 #[derive(Component)]
@@ -130,21 +157,15 @@ fn begin(mut world: DeferredWorld, HookContext { entity, .. }: HookContext) {
     let target = world.resource_mut::<Assets<Image>>().add(image);
     let (episodes, inbox) = unbounded();
     let (failed, errors) = unbounded();
-    let writer = thread::spawn(move || {
+    let thread = thread::spawn(move || {
         if let Err(error) = write(&recorder, &inbox) {
             failed.send(error.to_string()).ok();
         }
     });
-    let recording = Recording {
-        target: target.clone(),
-        episode: vec![],
-        shots: 0,
-        next: 0,
-        drawn: false,
-        episodes,
-        errors,
-        writer: Some(writer),
-    };
+    let writer = Arc::new(Writer { recorder: entity, errors, thread: Some(thread) });
+    world.resource_mut::<Writers>().0.push(Arc::clone(&writer));
+    let recording =
+        Recording { target: target.clone(), episode: vec![], shots: 0, next: 0, drawn: false, episodes, writer };
     world.commands().entity(entity).insert((RenderTarget::Image(target.into()), recording));
 }
 
@@ -160,13 +181,8 @@ impl Recording {
 }
 
 impl Drop for Recording {
-    /// Nothing that was recorded is lost.
     fn drop(&mut self) {
         self.end_episode();
-        self.episodes = unbounded().0;
-        if let Some(writer) = self.writer.take() {
-            writer.join().ok();
-        }
     }
 }
 
@@ -200,7 +216,7 @@ fn take(take: On<DreamTake>, mut recordings: Query<(&DreamRecorder, &mut Recordi
         let (given, named) = (take.action.len(), recorder.actions.len());
         if given != named {
             let reason = format!("an action of {given} numbers is not recorded: the recorder names {named}");
-            commands.trigger(DreamError { entity: take.entity, reason, fatal: false });
+            commands.tell(DreamError { entity: take.entity, reason, fatal: false });
             return;
         }
         let shot = Shot { recorder: take.entity, number: recording.shots, action: take.action.clone() };
@@ -259,13 +275,18 @@ fn unpad(rgba: &[u8], size: FrameSize) -> Option<Vec<u8>> {
     (rgb.len() == size.pixels() * 3).then_some(rgb)
 }
 
-fn hear(recordings: Query<(Entity, &Recording)>, mut commands: Commands) {
-    for (entity, recording) in &recordings {
-        if let Ok(reason) = recording.errors.try_recv() {
-            commands.trigger(DreamError { entity, reason, fatal: true });
-            commands.entity(entity).remove::<DreamRecorder>();
+fn hear(mut writers: ResMut<Writers>, recordings: Query<&Recording>, mut commands: Commands) {
+    writers.0.retain(|writer| {
+        let finished = writer.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        if let Ok(reason) = writer.errors.try_recv() {
+            let entity = writer.recorder;
+            commands.tell(DreamError { entity, reason, fatal: true });
+            if recordings.get(entity).is_ok_and(|recording| Arc::ptr_eq(&recording.writer, writer)) {
+                commands.entity(entity).remove::<DreamRecorder>();
+            }
         }
-    }
+        !finished
+    });
 }
 
 #[cfg(test)]
@@ -341,7 +362,25 @@ mod tests {
             take(&mut app, entity, vec![0.0; 8], i as u8 + 1, arrives);
         }
         app.world_mut().despawn(entity);
+        drop(app);
         assert_eq!(episodes(folder.path()).iter().map(|e| e.frames.len()).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_recorder_that_goes_holds_no_update_up() {
+        let folder = tempfile::tempdir().unwrap();
+        // A disk that takes nothing before somebody reads from it.
+        let slow = folder.path().join("shard-000000.tar.part");
+        assert!(std::process::Command::new("mkfifo").arg(&slow).status().unwrap().success());
+        let mut app = app();
+        let entity = app.world_mut().spawn(DreamRecorder::new(folder.path(), SIZE)).id();
+        take(&mut app, entity, vec![0.0; 8], 1, true);
+        app.world_mut().despawn(entity);
+        app.update();
+        let written = thread::spawn(move || fs::read(slow).unwrap());
+        drop(app);
+        assert!(!written.join().unwrap().is_empty(), "the end of the game waits");
     }
 
     /// What the last error said.

@@ -8,6 +8,7 @@ use bevy::prelude::*;
 
 use super::component::show_in;
 use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, Taken, measure_chunk};
+use super::event::Tell;
 use super::wish::Wishes;
 use super::{
     Dream, DreamChunkShown, DreamControls, DreamError, DreamMoved, DreamPhase, DreamPromptApplied, DreamRecorded,
@@ -65,7 +66,7 @@ pub(super) fn follow(
             Some(mut running) if !running.needs_new_thread(dream) => {
                 if let Some(Err(error)) = dream.settings.map(check_settings) {
                     dream.settings = running.wishes.last().settings;
-                    commands.trigger(DreamError { entity, reason: error.to_string(), fatal: false });
+                    commands.tell(DreamError { entity, reason: error.to_string(), fatal: false });
                 }
                 running.follow(dream, &mut status)
             }
@@ -85,7 +86,7 @@ pub(super) fn follow(
         };
         if let Err(error) = outcome {
             status.phase = DreamPhase::Failed(error.to_string());
-            commands.trigger(DreamError { entity, reason: error.to_string(), fatal: true });
+            commands.tell(DreamError { entity, reason: error.to_string(), fatal: true });
         }
     }
 }
@@ -138,9 +139,9 @@ pub(super) fn hear(
                     status.world = world;
                     status.prompt.clone_from(&prompt);
                     began.clone_from(wishes.obeyed());
-                    commands.trigger(DreamStarted { entity, world, seed, prompt });
+                    commands.tell(DreamStarted { entity, world, seed, prompt });
                     if let Some(reason) = failure.take() {
-                        commands.trigger(DreamRecovered { entity, reason });
+                        commands.tell(DreamRecovered { entity, reason });
                     }
                 }
                 Event::Paused(now) => {
@@ -154,7 +155,7 @@ pub(super) fn hear(
                 Event::PromptApplied { prompt, tick } => {
                     status.prompt.clone_from(&prompt);
                     wishes.settle(wish, |dream| &mut dream.prompt, &prompt);
-                    commands.trigger(DreamPromptApplied { entity, prompt, tick });
+                    commands.tell(DreamPromptApplied { entity, prompt, tick });
                 }
                 Event::Moved { world, tick, prompt, settings } => {
                     status.world = world;
@@ -164,19 +165,19 @@ pub(super) fn hear(
                     if wishes.last().settings.is_some() {
                         wishes.settle(wish, |dream| &mut dream.settings, &Some(settings));
                     }
-                    commands.trigger(DreamMoved { entity, tick, prompt });
+                    commands.tell(DreamMoved { entity, tick, prompt });
                 }
                 Event::Branches(branches) => status.branches = branches,
                 Event::Recording(now) => status.recording = now,
-                Event::Recorded(path) => commands.trigger(DreamRecorded { entity, path }),
-                Event::Saved(path) => commands.trigger(DreamSaved { entity, path }),
+                Event::Recorded(path) => commands.tell(DreamRecorded { entity, path }),
+                Event::Saved(path) => commands.tell(DreamSaved { entity, path }),
                 Event::Rejected(reason) => {
                     // Back to what is, lest a refused value spoils the next new world.
                     wishes.settle(wish, |dream| &mut dream.prompt, &status.prompt);
                     wishes.settle(wish, |dream| &mut dream.seed, &began.seed);
                     wishes.settle(wish, |dream| &mut dream.size, &began.size);
                     wishes.settle(wish, |dream| &mut dream.start, &began.start);
-                    commands.trigger(DreamError { entity, reason, fatal: false });
+                    commands.tell(DreamError { entity, reason, fatal: false });
                 }
                 Event::Failed(reason) | Event::Ended(reason) => {
                     end(entity, reason, &mut status, failure, &mut commands);
@@ -199,14 +200,14 @@ fn end(
 ) {
     status.phase = DreamPhase::Failed(reason.clone());
     *failure = Some(reason.clone());
-    commands.trigger(DreamError { entity, reason, fatal: true });
+    commands.tell(DreamError { entity, reason, fatal: true });
 }
 
 /// Makes frames visible that are due.
 pub(super) fn show(
     mut dreams: Query<(Entity, &mut Running, &mut DreamStatus, &DreamScreen)>,
     mut images: ResMut<Assets<Image>>,
-    mut chunks: MessageWriter<DreamChunkShown>,
+    mut commands: Commands,
     mut diagnostics: Diagnostics,
     taken: Res<Taken>,
 ) {
@@ -219,8 +220,8 @@ pub(super) fn show(
         status.size = UVec2::new(frame.size.width as u32, frame.size.height as u32);
         if running.note(&frame, now) && !frame.chunk.controls.is_empty() {
             measure_chunk(&mut diagnostics, &frame.chunk, now);
-            chunks.write(DreamChunkShown {
-                dream: entity,
+            commands.tell(DreamChunkShown {
+                entity,
                 world: frame.chunk.world,
                 index: frame.chunk.index,
                 first_tick: frame.chunk.first_tick,

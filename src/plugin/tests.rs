@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bevy::diagnostic::DiagnosticsStore;
+use bevy::ecs::reflect::{ReflectEvent, ReflectMessage};
 
 use super::testing::{test_app_with, update_until};
 use super::*;
@@ -112,7 +113,7 @@ fn controls_reach_the_world_and_come_back_with_the_chunk() {
     let mut turned = 0.0;
     update_until(&mut app, |world| {
         for chunk in chunks.read(world.resource::<Messages<DreamChunkShown>>()) {
-            assert_eq!(chunk.dream, dream);
+            assert_eq!(chunk.entity, dream);
             turned += chunk.controls.iter().map(|c| c.look[0]).sum::<f32>();
         }
         (turned > 0.0).then_some(())
@@ -284,21 +285,54 @@ fn a_thread_that_died_is_told_and_another_can_be_had() {
 }
 
 #[test]
+fn what_is_observed_can_be_read_too() {
+    let (mut app, _) = app(FakeModel { fault: Some((200, Fault::Error)), ..FakeModel::fast() });
+    app.add_observer(|on: On<DreamChunkShown>, mut heard: ResMut<Heard>| heard.0.push(format!("chunk {}", on.index)));
+    let entity = spawn(&mut app);
+    let mut told = Vec::new();
+    let mut until_told = |app: &mut App, text: &str| {
+        until_heard(app, text);
+        let world = app.world_mut();
+        told.extend(world.resource_mut::<Messages<DreamChunkShown>>().drain().map(|m| format!("chunk {}", m.index)));
+        told.extend(world.resource_mut::<Messages<DreamPromptApplied>>().drain().map(|m| m.prompt));
+        told.extend(world.resource_mut::<Messages<DreamError>>().drain().map(|m| m.reason));
+        told.extend(world.resource_mut::<Messages<DreamRecovered>>().drain().map(|_| "recovered".into()));
+        assert!(told.iter().any(|line| line.contains(text)), "{text}: {told:?}");
+    };
+    until_told(&mut app, "chunk 0");
+    change(&mut app, entity, |dream| dream.prompt = "a desert".into());
+    until_told(&mut app, "a desert");
+    until_told(&mut app, "injected");
+    change(&mut app, entity, |dream| dream.seed = 2);
+    until_told(&mut app, "recovered");
+}
+
+#[test]
 fn what_a_scene_or_an_inspector_may_show_is_reflected() {
     let (app, _) = app(FakeModel::fast());
     let types = app.world().resource::<AppTypeRegistry>().read();
-    for name in [
-        "Dream",
-        "DreamControls",
-        "DreamInput",
-        "DreamScreen",
-        "DreamStatus",
-        "DreamPhase",
+    let reflected = |name: &str| types.get_with_short_type_path(name).unwrap_or_else(|| panic!("{name}"));
+    for component in ["Dream", "DreamControls", "DreamInput", "DreamScreen", "DreamScript", "DreamStatus"] {
+        assert!(reflected(component).data::<ReflectComponent>().is_some(), "{component}");
+    }
+    assert!(reflected("ModelLoader").data::<ReflectResource>().is_some());
+    for told in [
         "DreamChunkShown",
+        "DreamStarted",
+        "DreamRecovered",
+        "DreamPromptApplied",
+        "DreamMoved",
+        "DreamSaved",
+        "DreamRecorded",
         "DreamError",
     ] {
-        assert!(types.get_with_short_type_path(name).is_some(), "{name}");
+        assert!(reflected(told).data::<ReflectMessage>().is_some(), "{told}");
+        assert!(reflected(told).data::<ReflectEvent>().is_some(), "{told}");
     }
+    for asked in ["Record", "Restart", "Step", "Switch", "Rewind", "Save", "Load"] {
+        assert!(reflected(&format!("Dream{asked}")).data::<ReflectEvent>().is_some(), "{asked}");
+    }
+    reflected("DreamPhase");
 }
 
 #[test]

@@ -57,6 +57,7 @@ struct Change {
 
 /// Controls and prompt changes over time.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "bevy", derive(bevy::prelude::Reflect))]
 pub struct ControlScript {
     /// Changed controls from their tick on, in order.
     controls: Vec<(u64, Controls)>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bevy::image::ImageSampler;
 use bevy::prelude::*;
 
+use super::Explored;
 use super::layout::MessageLine;
 use crate::model::Settings;
 use crate::plugin::{Dream, DreamRecord, DreamRewind, DreamScreen, DreamStatus};
@@ -12,6 +13,9 @@ use crate::simulate::check_settings;
 
 /// How much context noise a key press adds or takes.
 const NOISE_STEP: f32 = 0.05;
+
+/// What a recording is written as: the best that this build writes.
+pub(super) const FORMAT: &str = if cfg!(feature = "mp4") { "mp4" } else { "gif" };
 
 /// Brackets change the steps, minus and equals the context noise.
 pub(super) fn settings(
@@ -70,6 +74,7 @@ pub(super) fn filter(
 pub(super) fn record(
     keys: Res<ButtonInput<KeyCode>>,
     dream: Single<(Entity, &DreamStatus)>,
+    explored: Res<Explored>,
     mut message: Single<&mut Text, With<MessageLine>>,
     mut commands: Commands,
 ) {
@@ -77,16 +82,16 @@ pub(super) fn record(
         return;
     }
     let (entity, status) = *dream;
-    let path = (!status.recording).then(|| free_name(Path::new(".")));
+    let path = (!status.recording).then(|| free_name(&explored.0.folder));
     if let Some(path) = &path {
         message.0 = format!("recording to {}: F8 ends it", path.display());
     }
     commands.trigger(DreamRecord { entity, path });
 }
 
-/// The first of `dream-1.gif`, `dream-2.gif`, … that is not there yet.
+/// The first of `dream-1`, `dream-2`, … in the [`FORMAT`] that is not there yet.
 fn free_name(folder: &Path) -> PathBuf {
-    let names = (1..).map(|number| folder.join(format!("dream-{number}.gif")));
+    let names = (1..).map(|number| folder.join(format!("dream-{number}.{FORMAT}")));
     names.into_iter().find(|path| !path.exists()).unwrap_or_default()
 }
 
@@ -97,8 +102,9 @@ mod tests {
     #[test]
     fn a_recording_replaces_no_other() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(free_name(folder.path()), folder.path().join("dream-1.gif"));
-        std::fs::write(folder.path().join("dream-1.gif"), "").unwrap();
-        assert_eq!(free_name(folder.path()), folder.path().join("dream-2.gif"));
+        let first = free_name(folder.path());
+        assert_eq!(first, folder.path().join("dream-1").with_extension(FORMAT));
+        std::fs::write(&first, "").unwrap();
+        assert_eq!(free_name(folder.path()), folder.path().join("dream-2").with_extension(FORMAT));
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn bundle() -> impl Bundle {
         EditableText { max_characters: Some(MAX_PROMPT_CHARS), ..default() },
         TextLayout::no_wrap(),
         TextFont { font_size: FontSize::VMin(2.6), ..default() },
-        TextCursorStyle::default(),
+        TextCursorStyle { color: Color::WHITE, selection_color: Color::srgb(0.1, 0.3, 0.6), ..default() },
     )
 }
 

@@ -3,8 +3,10 @@
 use bevy::prelude::*;
 use bevy::window::{CursorGrabMode, CursorOptions, PrimaryWindow};
 
+use super::adjust::FORMAT;
 use super::bar;
 use super::hud::Figures;
+use super::presets;
 use super::travel::BranchList;
 use super::truth::{self, Shown, TruthView};
 use crate::controls::TICKS_PER_SECOND;
@@ -15,7 +17,11 @@ use crate::plugin::{
 /// How long a message stays, in seconds.
 const MESSAGE_SECONDS: f32 = 6.0;
 
-const HELP: &str = "\
+/// All keys, the presets with what they are.
+fn help() -> String {
+    let presets: String = (1..).zip(presets()).map(|(key, prompt)| format!("{key:<17}{prompt}\n")).collect();
+    format!(
+        "\
 click            look around with the mouse
 Esc              free the mouse
 W A S D          walk       Shift  run       Space  jump
@@ -25,7 +31,7 @@ Z X C V          what else a recorded game has
 gamepad          sticks, A jump, LB run, RT break, LT place
 Enter            write a prompt, apply it to this world
 Shift+Enter      start a new world with it, or from a seed
-1 to 9           preset prompts
+{presets}\
 R                a new world of the same prompt
 drop a file      start from a picture, go on with a save
 Ctrl+V           start from a picture in the clipboard
@@ -35,8 +41,10 @@ Backspace        hold to go back in time
 B   Shift+B      the newest, the oldest branch
 [   ]   -   =    steps, context noise
 F                sharp or smooth pixels
-F5  save         F9  load    F8  record a GIF
-F1  help         F3  figures";
+F5  save         F9  load    F8  record to .{FORMAT}
+F1  help         F3  figures"
+    )
+}
 
 /// The dreamed picture.
 #[derive(Component)]
@@ -101,7 +109,7 @@ pub(super) fn spawn(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
         .observe(catch_mouse);
     let ignore = Pickable::IGNORE;
     commands.spawn((
-        full,
+        full.clone(),
         ignore,
         children![
             (
@@ -111,9 +119,13 @@ pub(super) fn spawn(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
                 Visibility::Hidden
             ),
             (PhaseLine, text("", 3.0)),
-            (Help, text(HELP, 2.4), Node { padding: vmin(3).all(), ..default() }, sheet(), Visibility::Hidden),
         ],
     ));
+    // All that is written in it is read, whatever else is shown.
+    let page = Node { padding: UiRect::axes(vmin(3), vmin(1.4)), ..default() };
+    let paper = BackgroundColor(Color::srgba(0.0, 0.0, 0.0, 0.9));
+    let help = (Help, text(&help(), 2.1), page, paper, Visibility::Hidden);
+    commands.spawn((full, ignore, GlobalZIndex(1), children![help]));
     let bottom = Node {
         position_type: PositionType::Absolute,
         bottom: vmin(2),
@@ -129,8 +141,9 @@ pub(super) fn spawn(mut commands: Commands, mut images: ResMut<Assets<Image>>) {
         children![
             (
                 MessageLine,
-                text("Enter: write a prompt    F1: all keys", 2.4),
-                Node { padding: vmin(0.6).all(), ..default() },
+                text("Enter: write a prompt    1 to 9: presets    F1: all keys", 2.4),
+                // Whole pixels, or rounding may leave a word too little room.
+                Node { padding: px(6).all(), ..default() },
                 sheet()
             ),
             bar::bundle(),

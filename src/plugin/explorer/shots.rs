@@ -53,7 +53,7 @@ pub(super) fn on_error(
     mut exit: MessageWriter<AppExit>,
 ) {
     if !explored.0.screenshots.is_empty() && error.fatal {
-        ended.0.set(error.reason.clone()).ok();
+        ended.tell(Error::Thread(error.reason.clone()));
         exit.write(AppExit::error());
     }
 }

@@ -2,27 +2,33 @@ use std::time::{Duration, Instant};
 
 use bevy::camera::NormalizedRenderTarget;
 use bevy::clipboard::ClipboardPlugin;
-use bevy::input::keyboard::{Key, KeyboardInput, NativeKey};
-use bevy::input::mouse::MouseMotion;
+use bevy::image::ImageSampler;
+use bevy::input::keyboard::{Key, KeyboardFocusLost, KeyboardInput, NativeKey};
+use bevy::input::mouse::{MouseButtonInput, MouseMotion};
 use bevy::input::{ButtonState, InputPlugin};
 use bevy::input_focus::InputFocus;
 use bevy::picking::backend::HitData;
 use bevy::picking::pointer::{Location, PointerButton, PointerId};
 use bevy::text::{EditableText, TextEdit};
-use bevy::window::{CursorGrabMode, CursorOptions, FileDragAndDrop};
+use bevy::window::{CursorGrabMode, CursorOptions, FileDragAndDrop, WindowFocused};
 
 use super::bar::PromptBar;
-use super::layout::{MessageLine, View};
+use super::hud::Figures;
+use super::layout::{Help, MessageLine, View};
 use super::travel::BranchList;
 use super::truth::TruthView;
 use super::*;
 use crate::plugin::{DreamChunkShown, DreamControls, DreamPhase, DreamPlugin, DreamScreen, DreamStatus};
-use crate::simulate::fake::FakeModel;
+use crate::simulate::fake::{FakeModel, Fault};
 
 /// The explorer without a window system: keys are pressed by the tests.
 fn app() -> App {
-    let loader = ModelLoader::new(|_| {
-        let mut model = FakeModel::default();
+    app_of(FakeModel::default(), ExploreOptions::new("model"))
+}
+
+fn app_of(model: FakeModel, options: ExploreOptions) -> App {
+    let loader = ModelLoader::new(move |_| {
+        let mut model = model.clone();
         model.info.fps = 500.0;
         Ok(model.shared())
     });
@@ -37,30 +43,50 @@ fn app() -> App {
         DreamPlugin { loader },
         ExplorerPlugin,
     ))
-    .insert_resource(Explored(ExploreOptions::new("model")))
+    .insert_resource(Explored(options))
     .init_resource::<Ended>()
     .init_resource::<InputFocus>();
     app.update();
     app
 }
 
+fn send(app: &mut App, keys: &[KeyCode], state: ButtonState) {
+    for &key_code in keys {
+        app.world_mut().write_message(KeyboardInput {
+            key_code,
+            logical_key: Key::Unidentified(NativeKey::Unidentified),
+            state,
+            text: None,
+            repeat: false,
+            window: Entity::PLACEHOLDER,
+        });
+    }
+}
+
 /// Holds keys for one update. They are let go in the next.
 fn press(app: &mut App, keys: &[KeyCode]) {
-    let send = |app: &mut App, state| {
-        for &key_code in keys {
-            app.world_mut().write_message(KeyboardInput {
-                key_code,
-                logical_key: Key::Unidentified(NativeKey::Unidentified),
-                state,
-                text: None,
-                repeat: false,
-                window: Entity::PLACEHOLDER,
-            });
-        }
-    };
-    send(app, ButtonState::Pressed);
+    send(app, keys, ButtonState::Pressed);
     app.update();
-    send(app, ButtonState::Released);
+    send(app, keys, ButtonState::Released);
+}
+
+/// Clicks on what the user interface shows.
+fn click(app: &mut App, entity: Entity) {
+    let place = Location { target: NormalizedRenderTarget::None { width: 1, height: 1 }, position: Vec2::ZERO };
+    let hit = HitData::new(Entity::PLACEHOLDER, 0.0, None, None);
+    let press = Press { button: PointerButton::Primary, hit, count: 1 };
+    app.world_mut().trigger(Pointer::new(PointerId::Mouse, place, press, entity));
+    app.world_mut().flush();
+}
+
+fn drop_file(app: &mut App, path_buf: PathBuf) {
+    app.world_mut().write_message(FileDragAndDrop::DroppedFile { window: Entity::PLACEHOLDER, path_buf });
+    app.update();
+}
+
+/// The one entity with a `T`.
+fn entity_with<T: Component>(app: &mut App) -> Entity {
+    app.world_mut().query_filtered::<Entity, With<T>>().single(app.world()).unwrap()
 }
 
 fn until(app: &mut App, mut done: impl FnMut(&mut App) -> bool) {
@@ -222,10 +248,7 @@ fn a_click_on_a_listed_branch_goes_to_it() {
     let list = app.world_mut().query_filtered::<&Children, With<BranchList>>().single(app.world()).unwrap();
     let oldest = list[0];
     let end = only::<DreamStatus>(&mut app).branches[0].end;
-    let place = Location { target: NormalizedRenderTarget::None { width: 1, height: 1 }, position: Vec2::ZERO };
-    let hit = HitData::new(Entity::PLACEHOLDER, 0.0, None, None);
-    let click = Press { button: PointerButton::Primary, hit, count: 1 };
-    app.world_mut().trigger(Pointer::new(PointerId::Mouse, place, click, oldest));
+    click(&mut app, oldest);
     until(&mut app, |app| only::<DreamStatus>(app).tick + 1 == end);
 }
 
@@ -275,11 +298,7 @@ fn settings_change_within_their_bounds() {
 fn a_dropped_picture_starts_a_world_and_anything_else_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let mut app = app();
-    let drop = |app: &mut App, name: &str| {
-        let path_buf = folder.path().join(name);
-        app.world_mut().write_message(FileDragAndDrop::DroppedFile { window: Entity::PLACEHOLDER, path_buf });
-        app.update();
-    };
+    let drop = |app: &mut App, name: &str| drop_file(app, folder.path().join(name));
     std::fs::write(folder.path().join("note.txt"), "hello").unwrap();
     drop(&mut app, "note.txt");
     assert!(message(&mut app).contains("not a PNG"));
@@ -329,6 +348,150 @@ fn the_mouse_looks_only_while_it_is_caught() {
     assert!(turned(&mut app) > 0.0);
     press(&mut app, &[KeyCode::Escape]);
     assert_eq!(only::<CursorOptions>(&mut app).grab_mode, CursorGrabMode::None);
+}
+
+#[test]
+fn a_click_catches_the_mouse_and_another_window_in_front_lets_go_of_all() {
+    let mut app = app();
+    let window = entity_with::<Window>(&mut app);
+    send(&mut app, &[KeyCode::KeyW], ButtonState::Pressed);
+    let (button, state) = (MouseButton::Left, ButtonState::Pressed);
+    app.world_mut().write_message(MouseButtonInput { button, state, window });
+    app.update();
+    let view = entity_with::<View>(&mut app);
+    click(&mut app, view);
+    app.update();
+    app.update();
+    let cursor = only::<CursorOptions>(&mut app);
+    assert_eq!((cursor.grab_mode, cursor.visible), (CursorGrabMode::Locked, false));
+    let held = only::<DreamControls>(&mut app).held;
+    assert!(held.forward == 1.0 && !held.break_block, "the click is no blow: {held:?}");
+    app.world_mut().write_message(MouseButtonInput { button, state, window });
+    app.update();
+    assert!(only::<DreamControls>(&mut app).held.break_block, "the next one is");
+    app.world_mut().write_message(WindowFocused { window, focused: false });
+    app.world_mut().write_message(KeyboardFocusLost);
+    app.update();
+    app.update();
+    let cursor = only::<CursorOptions>(&mut app);
+    assert_eq!((cursor.grab_mode, cursor.visible), (CursorGrabMode::None, true));
+    assert_eq!(only::<DreamControls>(&mut app).held, Default::default());
+}
+
+#[test]
+fn pictures_fill_a_window_of_any_size_and_keep_their_shape() {
+    let mut app = app();
+    until(&mut app, |app| only::<DreamStatus>(app).size != UVec2::ZERO);
+    let sides = |app: &mut App, width: f32, height: f32| {
+        let mut window = app.world_mut().query::<&mut Window>().single_mut(app.world_mut()).unwrap();
+        window.resolution.set(width, height);
+        app.update();
+        let node = app.world_mut().query_filtered::<&Node, With<View>>().single(app.world()).unwrap();
+        (node.width, node.height)
+    };
+    assert_eq!(sides(&mut app, 1280.0, 720.0), (px(720), px(720)));
+    assert_eq!(sides(&mut app, 300.0, 720.0), (px(300), px(300)));
+    press(&mut app, &[KeyCode::Tab]);
+    until(&mut app, |app| only::<DreamStatus>(app).world == 2 && only::<DreamStatus>(app).size != UVec2::ZERO);
+    assert_eq!(sides(&mut app, 3840.0, 2160.0), (px(1920), px(1920)), "two beside each other");
+}
+
+#[test]
+fn backspace_goes_back_as_long_as_it_is_held() {
+    let mut app = app();
+    until(&mut app, |app| only::<DreamStatus>(app).tick > 500);
+    send(&mut app, &[KeyCode::Backspace], ButtonState::Pressed);
+    // A step is a hundred ticks.
+    until(&mut app, |app| only::<DreamStatus>(app).tick < 200);
+    assert!(only::<Dream>(&mut app).paused);
+    send(&mut app, &[KeyCode::Backspace], ButtonState::Released);
+    until(&mut app, |app| !only::<Dream>(app).paused && only::<DreamStatus>(app).tick > 300);
+}
+
+#[test]
+fn f1_and_f3_show_keys_and_figures() {
+    let mut app = app();
+    until(&mut app, |app| only::<DreamStatus>(app).tick > 4);
+    let shown = |app: &mut App, entity| *app.world().get::<Visibility>(entity).unwrap() != Visibility::Hidden;
+    let words = |app: &App, entity| app.world().get::<Text>(entity).unwrap().0.clone();
+    let (help, figures) = (entity_with::<Help>(&mut app), entity_with::<Figures>(&mut app));
+    for (key, entity, says) in
+        [(KeyCode::F1, help, presets().remove(8)), (KeyCode::F3, figures, "native frames".into())]
+    {
+        assert!(!shown(&mut app, entity));
+        press(&mut app, &[key]);
+        app.update();
+        assert!(shown(&mut app, entity));
+        assert!(words(&app, entity).contains(&says), "{}", words(&app, entity));
+        press(&mut app, &[key]);
+        assert!(!shown(&mut app, entity));
+    }
+}
+
+#[test]
+fn f5_saves_and_f9_goes_on_from_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ExploreOptions { folder: folder.path().into(), ..ExploreOptions::new("model") };
+    let mut app = app_of(FakeModel::default(), options);
+    press(&mut app, &[KeyCode::F9]);
+    until(&mut app, |app| message(app).contains("quicksave"));
+    until(&mut app, |app| only::<DreamStatus>(app).tick > 20);
+    press(&mut app, &[KeyCode::F5]);
+    until(&mut app, |app| message(app).starts_with("saved to"));
+    let saved = only::<DreamStatus>(&mut app).tick;
+    until(&mut app, |app| only::<DreamStatus>(app).tick > saved + 500);
+    press(&mut app, &[KeyCode::F9]);
+    until(&mut app, |app| only::<DreamStatus>(app).tick < saved + 400);
+}
+
+#[test]
+fn a_damaged_save_is_told_and_the_world_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut app = app();
+    until(&mut app, |app| only::<DreamStatus>(app).tick > 4);
+    let damaged = folder.path().join("damaged.dream");
+    std::fs::write(&damaged, [7; 100]).unwrap();
+    drop_file(&mut app, damaged);
+    until(&mut app, |app| message(app).contains("damaged.dream"));
+    let tick = only::<DreamStatus>(&mut app).tick;
+    until(&mut app, |app| only::<DreamStatus>(app).tick > tick + 4);
+    assert_eq!(only::<DreamStatus>(&mut app).world, 1);
+}
+
+#[test]
+fn f8_records_until_it_is_pressed_again_or_the_model_fails() {
+    for fault in [None, Some((300, Fault::Panic))] {
+        let folder = tempfile::tempdir().unwrap();
+        let options = ExploreOptions { folder: folder.path().into(), ..ExploreOptions::new("model") };
+        let mut app = app_of(FakeModel { fault, ..FakeModel::default() }, options);
+        until(&mut app, |app| only::<DreamStatus>(app).tick > 4);
+        press(&mut app, &[KeyCode::F8]);
+        until(&mut app, |app| only::<DreamStatus>(app).recording);
+        if fault.is_none() {
+            until(&mut app, |app| only::<DreamStatus>(app).tick > 40);
+            press(&mut app, &[KeyCode::F8]);
+        }
+        until(&mut app, |app| message(app).starts_with("recorded in"));
+        assert!(!only::<DreamStatus>(&mut app).recording);
+        assert_eq!(matches!(only::<DreamStatus>(&mut app).phase, DreamPhase::Failed(_)), fault.is_some());
+        let film = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        assert!(film.into_iter().any(|path| path.extension().is_some_and(|extension| extension == adjust::FORMAT)));
+    }
+}
+
+#[test]
+fn f_shows_sharp_pixels_and_smooth_ones() {
+    let mut app = app();
+    let sampler = |app: &mut App| {
+        let view = app.world_mut().query_filtered::<&ImageNode, With<View>>().single(app.world()).unwrap();
+        app.world().resource::<Assets<Image>>().get(&view.image).unwrap().sampler.clone()
+    };
+    for expected in [ImageSampler::nearest(), ImageSampler::linear()] {
+        until(&mut app, |app| only::<DreamStatus>(app).tick > 4);
+        press(&mut app, &[KeyCode::KeyF]);
+        app.update();
+        assert_eq!(format!("{:?}", sampler(&mut app)), format!("{expected:?}"));
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bevy::prelude::*;
 
+use super::Explored;
 use super::layout::sheet;
 use super::truth::{Shown, Truth};
 use crate::controls::TICKS_PER_SECOND;
@@ -12,7 +13,7 @@ use crate::plugin::{Dream, DreamLoad, DreamRewind, DreamSave, DreamStatus, Dream
 /// Time between two steps back while Backspace is held; each step is twice as long.
 const REWIND_EVERY: Duration = Duration::from_millis(100);
 
-/// The quick save, in the working folder.
+/// The quick save.
 const QUICK_SAVE: &str = "quicksave.dream";
 
 /// The list of branches.
@@ -51,6 +52,7 @@ pub(super) fn rewind(
 pub(super) fn keys(
     keys: Res<ButtonInput<KeyCode>>,
     dream: Single<(Entity, &mut Dream, &DreamStatus)>,
+    explored: Res<Explored>,
     mut truth: ResMut<Truth>,
     mut shown: ResMut<Shown>,
     mut commands: Commands,
@@ -70,11 +72,11 @@ pub(super) fn keys(
         commands.trigger(DreamSwitch { entity, branch: if oldest { 0 } else { newest } });
     }
     if keys.just_pressed(KeyCode::F5) {
-        commands.trigger(DreamSave { entity, path: QUICK_SAVE.into() });
+        commands.trigger(DreamSave { entity, path: explored.0.folder.join(QUICK_SAVE) });
     }
     if keys.just_pressed(KeyCode::F9) {
         truth.lose(&mut shown);
-        commands.trigger(DreamLoad { entity, path: QUICK_SAVE.into() });
+        commands.trigger(DreamLoad { entity, path: explored.0.folder.join(QUICK_SAVE) });
     }
 }
 
