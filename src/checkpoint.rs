@@ -75,7 +75,7 @@ pub fn family(path: &Path) -> Result<String> {
         ("umt5", umt5::KEY),
     ];
     let spelled = |file| umt5::as_published(wan::as_published(Index::open(file).ok()?).ok()?).ok();
-    let files: Vec<_> = checkpoints(path).into_iter().filter_map(|file| spelled(file)).collect();
+    let files: Vec<_> = checkpoints(path).into_iter().filter_map(spelled).collect();
     match known.iter().find(|(_, key)| files.iter().any(|index| index.tensors().contains_key(*key))) {
         Some((family, _)) => Ok((*family).into()),
         None if config.exists() => Err(Error::model(&config, "states no family, and no tensors tell it")),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bevy_dream::checkpoint::{self, DeviceChoice};
 use bevy_dream::kernel::ThreadPool;
 use bevy_dream::model::WorldModel;
-use bevy_dream::simulate::{Session, SessionOptions};
+use bevy_dream::simulate::{Session, SessionOptions, TimelineOptions};
 use bevy_dream::stream::{Event, Stream, StreamOptions};
 use bevy_dream::{Controls, Frame};
 
@@ -104,7 +104,9 @@ fn a_chunk_on_the_model_thread_takes_what_is_stated() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let model = model();
     let pixels = model.info().default_size.pixels();
-    let options = StreamOptions { world: meadow(), threads: Some(2), ..StreamOptions::default() };
+    // A short past is soon full, and old snapshots leave their memory to new ones.
+    let past = TimelineOptions { chunks: 30, ..TimelineOptions::default() };
+    let options = StreamOptions { world: meadow(), threads: Some(2), past, ..StreamOptions::default() };
     let mut stream = Stream::start(move || Ok(model), options).unwrap();
     let mut reach = |chunk: u64| loop {
         for event in stream.events() {
@@ -118,7 +120,6 @@ fn a_chunk_on_the_model_thread_takes_what_is_stated() {
         }
         thread::sleep(Duration::from_millis(1));
     };
-    // By then old snapshots leave their memory to new ones.
     let (start, before) = (reach(44), counts());
     let (end, after) = (reach(60), counts());
     let chunks = (end - start) as usize;

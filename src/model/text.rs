@@ -310,7 +310,7 @@ mod tests {
             ("kind", "t5".into(), "unknown variant `t5`"),
             ("projection", 512.into(), "512"),
             ("num_attention_heads", 0.into(), "0 heads"),
-            ("vocab_size", 100.into(), "tokenizer.json"),
+            ("vocab_size", 100.into(), "[100, 128]"),
             ("num_hidden_layers", 40.into(), "text.safetensors"),
             ("max_position_embeddings", 512.into(), "text.safetensors"),
         ];
@@ -320,6 +320,18 @@ mod tests {
             let message = error(dir.path());
             assert!(message.contains(said), "{message}");
         }
+    }
+
+    #[test]
+    fn a_tokenizer_with_more_words_than_there_are_is_refused() {
+        let dir = copy();
+        edit_config(dir.path(), |config| _ = config.insert("vocab_size".into(), 100.into()));
+        let path = dir.path().join("text.safetensors");
+        let mut weights = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+        let words = weights.get_mut("embeddings.word_embeddings.weight").unwrap();
+        *words = words.narrow(0, 0, 100).unwrap().contiguous().unwrap();
+        candle_core::safetensors::save(&weights, path).unwrap();
+        assert!(error(dir.path()).contains("tokenizer.json"));
     }
 
     proptest! {
