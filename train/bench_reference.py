@@ -208,7 +208,7 @@ def main():
     error = abs(onnx.run(None, feed)[0] - step(*one).numpy()).max()
     if error > 1e-3:
         raise SystemExit(f"error: ONNX Runtime computes something else ({error:.1e} off)")
-    quantize_dynamic(path, f"{path}.int8", weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(path, f"{path}.int8", weight_type=QuantType.QInt8)
     onnx8 = session(f"{path}.int8", args.threads)
     compiled_step, compiled_chunk = torch.compile(step), torch.compile(chunk)
 
