@@ -2,6 +2,7 @@
 
 mod device;
 mod index;
+mod lora;
 mod progress;
 mod pth;
 mod text;
@@ -26,6 +27,7 @@ use crate::{Error, Result};
 pub use device::DeviceChoice;
 pub(crate) use index::folder_of;
 pub use index::{Entry, Index, checkpoints, find, is_checkpoint};
+pub use lora::{Adapter, Lora};
 pub use progress::{Progress, watch};
 pub use text::{parse_json, read_text};
 pub use weights::{Precision, Vars, Weights, sha256};

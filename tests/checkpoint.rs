@@ -160,16 +160,18 @@ fn pickles_are_read_but_not_run() {
     assert!(refused("x.pth", b"").contains("no zip archive"));
 }
 
-/// The same file with its weights below another key, which takes its room from the padding before the pickle.
-fn nested(key: &str) -> Vec<u8> {
+/// The same file with its weights below another key, and steps of the pickle before it; they take their room from the padding
+/// before the pickle.
+fn nested(key: &str, steps: &[u8]) -> Vec<u8> {
     let bytes = torch();
     let (name, pickle) = (b"X\x05\0\0\0model", 0x40);
     let at = pickle + bytes[pickle..].windows(name.len()).position(|part| part == name).unwrap();
-    let grow = key.len() - 5;
+    let grow = steps.len() + key.len() - 5;
     let extra = (u16::from_le_bytes([bytes[28], bytes[29]]) - grow as u16).to_le_bytes();
     let length = (key.len() as u32).to_le_bytes();
     let (before, after) = (&bytes[30..pickle - grow], &bytes[at + name.len()..]);
-    let mut bytes = [&bytes[..28], &extra, before, &bytes[pickle..at], b"X", &length, key.as_bytes(), after].concat();
+    let key = [steps, b"X", &length, key.as_bytes()].concat();
+    let mut bytes = [&bytes[..28], &extra, before, &bytes[pickle..at], &key, after].concat();
     let directory = bytes.windows(4).position(|part| part == b"PK\x01\x02").unwrap();
     for place in [directory + 20, directory + 24] {
         let size = u32::from_le_bytes(bytes[place..place + 4].try_into().unwrap()) + grow as u32;
@@ -180,15 +182,15 @@ fn nested(key: &str) -> Vec<u8> {
 
 #[test]
 fn weights_are_found_where_published_files_keep_them() {
-    for key in ["model", "generator", "generator_ema", "state_dict"] {
-        let index = open("x.pt", &nested(key)).unwrap();
+    for key in ["model", "generator", "generator_ema", "state_dict", "generator_lora"] {
+        let index = open("x.pt", &nested(key, b"")).unwrap();
         assert_eq!(index.tensors()["patch_embed.proj.weight"].shape, [32, 3, 4, 4], "{key}");
     }
-    let found = refused("x.pt", &nested("generator_lora"));
-    assert!(
-        found.contains("\"generator_lora\"") && found.contains("none of which is known to hold weights"),
-        "{found}"
-    );
+    let found = refused("x.pt", &nested("critic_lora", b""));
+    assert!(found.contains("\"critic_lora\"") && found.contains("none of which is known to hold weights"), "{found}");
+    // One of them would be left out without a word.
+    let both = refused("x.pt", &nested("model", b"X\x0e\0\0\0generator_lora}s"));
+    assert!(both.contains("weights and their LoRA"), "{both}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Causal Wan 2.1 and its text encoder against their reference implementations on small random weights, and their layouts
 //! at the published size.
 //!
-//! `tests/fixtures/{wan,wan_window,wan_longlive,umt5}` are written by `train/fixtures/wan.py`. Published weights have never
+//! `tests/fixtures/{wan,wan_window,wan_longlive,wan_lora,umt5}` are written by `train/fixtures/wan.py`. Published weights have never
 //! been run here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -91,7 +91,7 @@ fn wan_t5(name: &str) -> String {
 
 #[test]
 fn matches_the_references_in_all_spellings() {
-    for name in ["wan", "wan_window", "wan_longlive", "umt5"] {
+    for name in ["wan", "wan_window", "wan_longlive", "wan_lora", "umt5"] {
         let stages = verify(&fixture(name)).unwrap();
         assert!(stages.iter().all(Stage::passed), "{name}: {stages:?}");
     }
@@ -379,6 +379,101 @@ fn a_world_can_be_prompted_saved_and_restored() {
     let unread = SessionOptions { size, prompt: "red".into(), ..SessionOptions::default() };
     let unread = Session::new(model, unread).err().unwrap().to_string();
     assert!(unread.contains("no umT5 here"), "{unread}");
+}
+
+/// The LoRA of the fixture `wan_lora`, as it is spelled in its file.
+fn lora() -> Tensors {
+    let tensors = candle_core::pickle::read_all_with_key(fixture("wan_lora/lora.pt"), Some("generator_lora")).unwrap();
+    assert!(tensors.iter().all(|(name, _)| name.starts_with("base_model.model.blocks.")));
+    tensors.into_iter().collect()
+}
+
+/// The fixture `wan_lora` with other files of weights.
+fn with_weights(base: &Tensors, lora: &Tensors) -> TempDir {
+    let folder = copy("wan_lora");
+    for (file, tensors) in [("base.safetensors", base), ("lora.safetensors", lora)] {
+        safetensors::save(tensors, folder.path().join(file)).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn a_lora_is_merged_however_it_is_spelled() {
+    let base = candle_core::pickle::read_all_with_key(fixture("wan_lora/longlive_base.pt"), Some("generator")).unwrap();
+    let base: Tensors = base.into_iter().map(|(name, tensor)| (diffusers(&name), tensor)).collect();
+    let spelled = |name: String| name.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default.");
+    let theirs: Tensors = lora().into_iter().map(|(name, tensor)| (spelled(name), tensor)).collect();
+    let folder = with_weights(&base, &theirs);
+    assert!(passes(folder.path()));
+    let facts = |path: &Path| bevy_dream::family::facts::facts(path).unwrap().unwrap();
+    assert_eq!(facts(folder.path()).parameters, facts(&fixture("wan")).parameters, "merged");
+
+    // In the precision in which layers are held.
+    let config = fs::read_to_string(folder.path().join("config.json")).unwrap();
+    let other = config.replacen('{', r#"{"precision": "f16", "#, 1);
+    fs::write(folder.path().join("config.json"), other).unwrap();
+    let rollout = &verify(folder.path()).unwrap()[1];
+    assert!(!rollout.passed() && rollout.error < 2e-2, "{}", rollout.error);
+
+    // What is changed by less, or not at all, is another model.
+    for other in [config.replace("\"alpha\": 6", "\"alpha\": 5"), config.replace(", \"alpha\": 6", "")] {
+        assert_ne!(other, config);
+        fs::write(folder.path().join("config.json"), other).unwrap();
+        assert!(!passes(folder.path()));
+    }
+    fs::remove_file(folder.path().join("lora.safetensors")).unwrap();
+    assert!(!passes(folder.path()));
+
+    // Without a config a LoRA is that of LongLive.
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["longlive_base.pt", "lora.pt"] {
+        fs::copy(fixture("wan_lora").join(file), folder.path().join(file)).unwrap();
+    }
+    assert_eq!(checkpoint::family(folder.path()).unwrap(), "wan-causal");
+    let config = Files::open(folder.path()).unwrap().config;
+    assert_eq!((config.window(1560), config.sink_size, config.sampler.global_sink), (12, 3, true));
+}
+
+#[test]
+fn a_lora_that_does_not_fit_is_one_clear_line() {
+    let base = safetensors::load(fixture("wan/weights.safetensors"), &Device::Cpu).unwrap();
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let up = "base_model.model.blocks.1.ffn.2.lora_B.weight";
+    for (name, tensor, expected) in [
+        (up, None, "'blocks.1.ffn.2.lora_B.weight' is missing"),
+        (up, Some(zeros(&[40, 5])), "has the shape [40, 5], but the config with rank 4 makes it [40, 4]"),
+        (
+            up,
+            Some((zeros(&[40, 4]) / 0.0).unwrap()),
+            "'blocks.1.ffn.2.lora_B.weight' holds numbers that are not finite",
+        ),
+        ("blocks.1.ffn.2.lora_B.weight", Some(zeros(&[40, 4])), "in another spelling"),
+        ("blocks.2.ffn.2.lora_A.weight", Some(zeros(&[4, 56])), "'blocks.2.ffn.2.lora_A.weight' has no place"),
+        ("blocks.0.norm3.lora_A.weight", Some(zeros(&[4, 40])), "'blocks.0.norm3.lora_A.weight' has no place"),
+        ("blocks.0.self_attn.q.alpha", Some(zeros(&[1])), "'blocks.0.self_attn.q.alpha' has no place"),
+    ] {
+        let mut lora = lora();
+        match tensor {
+            Some(tensor) => drop(lora.insert(name.into(), tensor)),
+            None => drop(lora.remove(name)),
+        }
+        let reason = reason(&with_weights(&base, &lora));
+        assert!(reason.contains(expected) && reason.contains("lora.safetensors"), "{name}: {reason}");
+    }
+    for (adapter, expected) in [
+        (r#""rank": 5"#, "the config with rank 5 makes it [5, 40]"),
+        (r#""rank": 0"#, "adapter: rank is 0"),
+        (r#""alpha": 0"#, "adapter: alpha is 0"),
+    ] {
+        let folder = with_weights(&base, &lora());
+        let path = folder.path().join("config.json");
+        let config = fs::read_to_string(&path).unwrap();
+        fs::write(path, config.replace("\"type\": \"lora\", \"rank\": 4, \"alpha\": 6", adapter)).unwrap();
+        assert!(reason(&folder).contains(expected), "{adapter}: {}", reason(&folder));
+    }
+    let twice = with_weights(&base, &lora());
+    fs::copy(twice.path().join("lora.safetensors"), twice.path().join("other.safetensors")).unwrap();
+    assert!(reason(&twice).contains("the same network as"), "{}", reason(&twice));
 }
 
 #[test]

@@ -14,7 +14,9 @@ use super::zip;
 /// A longer pickle holds no state dict.
 const MAX_PICKLE: u64 = 64 << 20;
 /// Where a file that holds more than weights keeps those to be used, the best first.
-const NESTED: [&str; 5] = ["generator_ema", "generator", "ema", "state_dict", "model"];
+const NESTED: [&str; 6] = ["generator_ema", "generator", "ema", "state_dict", "model", LORA];
+/// Where it keeps a LoRA, which stands alone.
+const LORA: &str = "generator_lora";
 
 /// Most axes of a tensor and arguments of a function.
 const MAX_LIST: usize = 16;
@@ -336,7 +338,11 @@ impl Machine<'_> {
         }
         let Object::Dict(pairs) = &self.objects[root] else { return Ok(outer) };
         let find = |name: &&str| pairs.iter().find(|(key, _)| self.text(*key) == Some(name));
-        match NESTED.iter().find_map(find) {
+        let found: Vec<_> = NESTED.iter().filter_map(find).collect();
+        if found.len() > 1 && find(&LORA).is_some() {
+            return Err(format!("a file with weights and their LoRA, '{LORA}': keep each in a file of its own"));
+        }
+        match found.first() {
             Some((_, inner)) => self.dict(*inner),
             None => {
                 let names: Vec<_> = outer.iter().take(8).map(|(name, _)| shown(name)).collect();

@@ -13,7 +13,7 @@ use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::index::{Entry, Index};
-use super::progress;
+use super::{Lora, progress};
 use crate::kernel::{Conv3x3, Linear};
 use crate::{Error, Result};
 
@@ -66,6 +66,7 @@ pub struct Weights {
     device: Device,
     precision: Precision,
     read: bool,
+    lora: Option<Box<Lora>>,
     unused: RefCell<BTreeSet<String>>,
 }
 
@@ -82,7 +83,7 @@ impl Weights {
     pub fn new(index: Index, device: &Device) -> Self {
         let unused = RefCell::new(index.tensors().keys().cloned().collect());
         progress::expect(index.tensors().values().map(|entry| entry.bytes).sum());
-        Self { index, device: device.clone(), precision: Precision::default(), read: true, unused }
+        Self { index, device: device.clone(), precision: Precision::default(), read: true, lora: None, unused }
     }
 
     /// The same weights, zeros in place of every number: what a loader asks for can be checked without reading the file.
@@ -95,6 +96,12 @@ impl Weights {
     #[must_use]
     pub fn in_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
+    }
+
+    /// The same weights, changed by `lora` as they are taken, before they are held in any precision.
+    #[must_use]
+    pub fn with_lora(self, lora: Lora) -> Self {
+        Self { lora: Some(Box::new(lora)), ..self }
     }
 
     /// All tensors, by name.
@@ -115,6 +122,10 @@ impl Weights {
         self.index.parameters()
     }
 
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.index.tensors().contains_key(name)
+    }
+
     /// Leaves out the tensors whose names end in `suffix`, which a model makes itself.
     pub fn ignore(&self, suffix: &str) {
         let ignored = self.index.tensors().iter().filter(|(name, _)| name.ends_with(suffix));
@@ -129,7 +140,7 @@ impl Weights {
     pub fn finish(&self) -> Result<()> {
         let unused = self.unused.borrow();
         match unused.first() {
-            None => Ok(()),
+            None => self.lora.as_ref().map_or(Ok(()), |lora| lora.finish()),
             Some(name) if unused.len() == 1 => Err(self.error(format!("'{name}' has no place in this model"))),
             Some(name) => {
                 Err(self.error(format!("'{name}' and {} more have no place in this model", unused.len() - 1)))
@@ -209,7 +220,11 @@ impl<'a> Vars<'a> {
         if !self.weights.read {
             return Ok(Tensor::zeros(shape, DType::F32, &self.weights.device)?);
         }
-        self.weights.finite(&name, &self.weights.index.read(entry)?, dtype, shape)
+        let tensor = self.weights.finite(&name, &self.weights.index.read(entry)?, dtype, shape)?;
+        match &self.weights.lora {
+            Some(lora) => lora.merged(&name, tensor),
+            None => Ok(tensor),
+        }
     }
 
     /// Takes only some rows of a tensor of two axes, which are read one by one.

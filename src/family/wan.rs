@@ -22,7 +22,7 @@ use candle_core::{Device, Tensor};
 use super::taehv::picture::{frame, picture};
 use super::taehv::{DECODE_FLOP, DecoderMemory, KEY as CODEC_KEY, Taehv};
 use super::umt5;
-use crate::checkpoint::{Index, Weights, checkpoints, find, folder_of, read_config, sha256};
+use crate::checkpoint::{Index, Lora, Weights, checkpoints, find, folder_of, read_config, sha256};
 use crate::model::{
     Heeded, Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel,
 };
@@ -30,6 +30,7 @@ use crate::{Controls, Error, Frame, FrameSize, Result};
 
 use config::Config;
 use dit::DiT;
+use layout::LORA_KEY;
 use layout::layout;
 pub use layout::{DIT_KEY, as_published};
 use text::Prompts;
@@ -56,11 +57,13 @@ pub struct Networks {
 
 /// The headers of a checkpoint, whose files are known by what is in them.
 pub struct Files {
-    /// The sizes: those of `config.json`, or the published ones where there is none.
+    /// The sizes: those of `config.json`, or the published ones where there is none, of `LongLive` beside a LoRA.
     pub config: Config,
     config_path: Option<PathBuf>,
     /// The transformer.
     pub dit: Index,
+    /// What it is changed by, if it is there.
+    pub lora: Option<Index>,
     /// The codec, if it is there.
     pub codec: Option<Index>,
     /// The text encoder, if it is there.
@@ -75,14 +78,16 @@ impl Files {
     pub fn open(path: &Path) -> Result<Self> {
         let folder = folder_of(path);
         let config_path = Some(folder.join("config.json")).filter(|path| path.exists());
+        let spelling = |index| umt5::as_published(as_published(index)?);
+        let keys = [DIT_KEY, LORA_KEY, CODEC_KEY, umt5::KEY];
+        let [dit, lora, codec, text] = find(path, checkpoints(path), keys, 1, spelling)?;
+        let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
         let config = match &config_path {
             Some(path) => read_config(path, Config::parse)?,
+            None if lora.is_some() => Config::longlive(),
             None => Config::default(),
         };
-        let spelling = |index| umt5::as_published(as_published(index)?);
-        let [dit, codec, text] = find(path, checkpoints(path), [DIT_KEY, CODEC_KEY, umt5::KEY], 1, spelling)?;
-        let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
-        Ok(Self { config, config_path, dit, codec, text })
+        Ok(Self { config, config_path, dit, lora, codec, text })
     }
 
     /// Compares every name and shape with those that the config makes.
@@ -91,7 +96,9 @@ impl Files {
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
         self.dit.check_layers("num_layers", self.config.num_layers)?;
-        self.dit.check(&layout(&self.config), "the config", &[])
+        let layout = layout(&self.config);
+        self.dit.check(&layout, "the config", &[])?;
+        self.lora.as_ref().map_or(Ok(()), |lora| self.config.adapter.check_index(lora, &layout))
     }
 }
 
@@ -110,11 +117,14 @@ impl Networks {
     /// [`Error::Model`] when a tensor is missing, left over, of another shape than the config makes it, or not finite.
     pub fn load(files: Files, device: &Device) -> Result<Self> {
         files.check()?;
-        let Files { config, dit, .. } = files;
+        let Files { config, dit, lora, .. } = files;
         if !device.is_cpu() {
             return Err(Error::input("wan-causal runs on the CPU only: choose the device cpu"));
         }
-        let weights = Weights::new(dit, device).in_precision(config.precision);
+        let mut weights = Weights::new(dit, device).in_precision(config.precision);
+        if let Some(lora) = lora {
+            weights = weights.with_lora(Lora::new(lora, &config.adapter, device)?);
+        }
         let dit = DiT::load(&weights.vars(), &config)?;
         weights.finish()?;
         Ok(Self { config, dit })
@@ -132,7 +142,7 @@ pub struct Wan {
 }
 
 impl Wan {
-    /// Loads a checkpoint: a folder with the transformer, TAEHV and, to read prompts that have not been read before, umT5
+    /// Loads a checkpoint: a folder with the transformer (and its LoRA, if it has one), TAEHV and, to read prompts that have not been read before, umT5
     /// with its tokenizer, as they are published.
     ///
     /// # Errors
@@ -143,7 +153,8 @@ impl Wan {
         let codec = files.codec.take();
         let codec = codec.ok_or_else(|| Error::model(path, format!("no codec here: no file has '{CODEC_KEY}'")))?;
         let config_path = files.config_path.iter().map(PathBuf::as_path);
-        let sha256 = sha256(&config_path.chain(files.dit.files()).chain(codec.files()).collect::<Vec<_>>())?;
+        let weights = files.dit.files().chain(files.lora.iter().flat_map(Index::files)).chain(codec.files());
+        let sha256 = sha256(&config_path.chain(weights).collect::<Vec<_>>())?;
         let folder = folder_of(path);
         let prompts = Prompts::new(folder, files.text.as_ref().map(Index::path), &files.config);
         let parameters = files.dit.parameters();

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::sampler::Sampler;
-use crate::checkpoint::Precision;
+use crate::checkpoint::{Adapter, Precision};
 use crate::family::umt5;
 use crate::kernel::KeyValues;
 
@@ -38,6 +38,8 @@ pub struct Config {
     pub eps: f32,
     pub sampler: Sampler,
     pub text_encoder: umt5::Config,
+    /// How a LoRA beside the weights is merged into them.
+    pub adapter: Adapter,
     /// How fully connected layers are held; the published configs do not say.
     pub precision: Precision,
 }
@@ -63,18 +65,25 @@ impl Default for Config {
             eps: 1e-6,
             sampler: Sampler::default(),
             text_encoder: umt5::Config::default(),
+            adapter: Adapter::default(),
             precision: Precision::default(),
         }
     }
 }
 
 impl Config {
+    /// The published `LongLive`.
+    pub fn longlive() -> Self {
+        Self { local_attn_size: 12, sink_size: 3, ..Self::default() }
+    }
+
     /// Reads and checks the text of a `config.json`; an error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
         config.sampler.check()?;
         config.check()?;
         config.text_encoder.check().map_err(|reason| format!("text_encoder: {reason}"))?;
+        config.adapter.check().map_err(|reason| format!("adapter: {reason}"))?;
         Ok(config)
     }
 

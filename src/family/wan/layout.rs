@@ -8,10 +8,11 @@ use crate::checkpoint::Index;
 
 /// A tensor that only the DiT has.
 pub const DIT_KEY: &str = "time_projection.1.weight";
-/// The same, as diffusers spells it.
-const DIFFUSERS_KEY: &str = "condition_embedder.time_proj.weight";
+/// A tensor that only its LoRA has.
+pub const LORA_KEY: &str = "blocks.0.self_attn.q.lora_A.weight";
 /// What training wraps modules in leaves its marks in their names.
-const WRAPPERS: [&str; 3] = ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."];
+const WRAPPERS: [&str; 5] =
+    ["_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "base_model.model.", "default."];
 /// Parts of names as diffusers spells them, and in the reference.
 const DIFFUSERS: [(&str, &str); 16] = [
     ("condition_embedder.time_embedder.linear_1.", "time_embedding.0."),
@@ -37,20 +38,16 @@ const DIFFUSERS: [(&str, &str); 16] = [
 /// # Errors
 /// [`crate::Error::Model`] when two of them get the same name.
 pub fn as_published(index: Index) -> Result<Index> {
-    let bare = |name: &str| {
-        let name = WRAPPERS.iter().fold(name.to_owned(), |name, wrapper| name.replace(wrapper, ""));
-        name.strip_prefix("model.").unwrap_or(&name).to_owned()
-    };
-    if !index.tensors().keys().any(|name| bare(name) == DIFFUSERS_KEY) {
-        return if index.tensors().keys().any(|name| bare(name) == DIT_KEY) { index.renamed(bare) } else { Ok(index) };
+    let known = |name: &String| [DIT_KEY, LORA_KEY].contains(&published(name).as_str());
+    if index.tensors().keys().any(known) { index.renamed(published) } else { Ok(index) }
+}
+
+fn published(name: &str) -> String {
+    let name = WRAPPERS.iter().fold(name.to_owned(), |name, wrapper| name.replace(wrapper, ""));
+    match name.strip_prefix("model.").unwrap_or(&name) {
+        "scale_shift_table" => "head.modulation".into(),
+        name => DIFFUSERS.iter().fold(name.to_owned(), |name, (theirs, ours)| name.replace(theirs, ours)),
     }
-    index.renamed(|name| {
-        let name = bare(name);
-        if name == "scale_shift_table" {
-            return "head.modulation".into();
-        }
-        DIFFUSERS.iter().fold(name, |name, (theirs, ours)| name.replace(theirs, ours))
-    })
 }
 
 /// The shapes of all tensors by name.
