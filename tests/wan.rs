@@ -477,6 +477,33 @@ fn a_lora_that_does_not_fit_is_one_clear_line() {
 }
 
 #[test]
+fn a_folder_of_diffusers_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["transformer", "text_encoder", "vae"] {
+        fs::create_dir(folder.path().join(part)).unwrap();
+    }
+    let [weights, text, vae] =
+        ["transformer/a", "text_encoder/model", "vae/a"].map(|name| folder.path().join(format!("{name}.safetensors")));
+    fs::copy(renamed("wan", diffusers).path().join("weights.safetensors"), weights).unwrap();
+    fs::copy(fixture("umt5/weights.safetensors"), text).unwrap();
+    fs::copy(fixture("umt5/config.json"), folder.path().join("text_encoder/config.json")).unwrap();
+    let autoencoder = HashMap::from([("decoder.conv_in.weight", Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap())]);
+    safetensors::save(&autoencoder, vae).unwrap();
+    let config = r#"{"_class_name": "WanTransformer3DModel", "num_attention_heads": 2, "attention_head_dim": 20, "ffn_dim": 56,
+        "freq_dim": 16, "in_channels": 4, "out_channels": 4, "num_layers": 2, "text_dim": 12, "patch_size": [1, 2, 2],
+        "qk_norm": "rms_norm_across_heads", "cross_attn_norm": true, "eps": 1e-06, "image_dim": null, "text_len": 9}"#;
+    fs::write(folder.path().join("transformer/config.json"), config).unwrap();
+    assert_eq!(checkpoint::family(folder.path()).unwrap(), "wan-causal");
+    let files = Files::open(folder.path()).unwrap();
+    files.check().unwrap();
+    assert_eq!((files.config.dim, files.config.text_encoder.d_model), (40, 24));
+    assert!(bevy_dream::family::facts::facts(folder.path()).unwrap().unwrap().world.unwrap().reads_text);
+    // The config says what the reference's says, but for how many rows of text are seen.
+    fs::copy(fixture("wan/case.safetensors"), folder.path().join("case.safetensors")).unwrap();
+    assert!(passes(folder.path()));
+}
+
+#[test]
 fn known_by_its_tensors() {
     let folder = copy("wan");
     fs::remove_file(folder.path().join("config.json")).unwrap();

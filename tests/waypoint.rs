@@ -205,7 +205,12 @@ fn asks_for_exactly_the_published_layout() {
 /// The fixture with a codec for its latents beside it.
 fn playable() -> TempDir {
     let folder = changed("case.safetensors", |_| {});
-    fs::create_dir(folder.path().join("vae")).unwrap();
+    // As it is published: the transformer once more, and the codec in a folder of its own.
+    for part in ["vae", "transformer"] {
+        fs::create_dir(folder.path().join(part)).unwrap();
+    }
+    let again = folder.path().join("transformer/diffusion_pytorch_model.safetensors");
+    fs::copy(fixture("waypoint/weights.safetensors"), again).unwrap();
     let codec = safetensors::load(fixture("taehv/weights.safetensors"), &Device::Cpu).unwrap();
     let cut = |(name, tensor): (String, Tensor)| {
         let tensor = match name.as_str() {

@@ -24,6 +24,8 @@ const MAX_NAME: usize = 300;
 const BESIDE: [&str; 1] = ["case.safetensors"];
 /// Tensors of the autoencoder of Wan, in both spellings, whose place TAEHV takes.
 const REPLACED: [&str; 2] = ["decoder.conv1.weight", "decoder.conv_in.weight"];
+/// Where diffusers keeps the parts of a model.
+const FOLDERS: [&str; 3] = ["transformer", "text_encoder", "vae"];
 /// Bytes of a tensor that count for a fingerprint.
 const FIRST: u64 = 1 << 12;
 /// How the list of a model's shards ends.
@@ -244,18 +246,26 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) }
 }
 
-/// The checkpoints in a folder in the order of their names, or a file and after it its neighbours. Shards stand behind
-/// their list.
+/// The checkpoints in a folder in the order of their names, or a file and after it its neighbours, then those in the folders
+/// that diffusers has. Shards stand behind their list.
 pub fn checkpoints(path: &Path) -> Vec<PathBuf> {
     let folder = folder_of(path);
     // Below the folder that one is in lies "".
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let mut files = beside(folder);
+    files.sort_by_key(|file| file.file_name() != path.file_name());
+    files.extend(FOLDERS.iter().flat_map(|name| beside(&folder.join(name))));
+    files
+}
+
+/// The checkpoints that lie in a folder itself.
+fn beside(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<_> = entries.filter(|file| is_checkpoint(file)).collect();
     if files.iter().any(|file| is_shards(file)) {
         files.retain(|file| !file.file_name().is_some_and(|name| name.to_string_lossy().contains("-of-")));
     }
-    files.sort_by_key(|file| (file.file_name() != path.file_name(), file.clone()));
+    files.sort();
     files
 }
 
@@ -285,8 +295,9 @@ pub fn find<const N: usize>(
         };
         match &found[slot] {
             None => found[slot] = Some(index),
-            // The file that was asked for comes first; its neighbours need not be of the same model.
-            Some(first) if first.path.file_name() == path.file_name() => {}
+            // The file that was asked for comes first, then what lies in the folder itself; what comes after it need not be of
+            // the same model.
+            Some(first) if first.path.file_name() == path.file_name() || first.path.parent() != file.parent() => {}
             Some(first) => return Err(Error::model(&file, format!("the same network as {}", first.path.display()))),
         }
     }

@@ -71,22 +71,27 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads the headers in a folder, or of a file and its neighbours.
+    /// Reads the headers in a folder, of the original layout or of diffusers', or of a file and its neighbours.
     ///
     /// # Errors
     /// [`Error::Model`] when the config cannot be used or the transformer is missing, and as of [`Index::open`].
     pub fn open(path: &Path) -> Result<Self> {
         let folder = folder_of(path);
-        let config_path = Some(folder.join("config.json")).filter(|path| path.exists());
         let spelling = |index| umt5::as_published(as_published(index)?);
         let keys = [DIT_KEY, LORA_KEY, CODEC_KEY, umt5::KEY];
         let [dit, lora, codec, text] = find(path, checkpoints(path), keys, 1, spelling)?;
         let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
-        let config = match &config_path {
+        let config_path = ["config.json", "transformer/config.json"].map(|name| folder.join(name));
+        let config_path = config_path.into_iter().find(|path| path.exists());
+        let mut config = match &config_path {
             Some(path) => read_config(path, Config::parse)?,
             None if lora.is_some() => Config::longlive(),
             None => Config::default(),
         };
+        let text_config = folder.join("text_encoder/config.json");
+        if text_config.exists() {
+            config.text_encoder = read_config(&text_config, umt5::Config::parse)?;
+        }
         Ok(Self { config, config_path, dit, lora, codec, text })
     }
 

@@ -54,7 +54,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Reads the headers in a folder and in its folder `vae`, or of a file and its neighbours.
+    /// Reads the headers in a folder, with the codec in it or in its folder `vae`, or of a file and its neighbours.
     ///
     /// # Errors
     /// [`Error::Model`] when the config cannot be used or the transformer is missing, and as of [`Index::open`].
@@ -63,12 +63,7 @@ impl Files {
         let config_path = ["config.json", "config.yaml"].map(|name| folder.join(name));
         let config_path = config_path.iter().find(|path| path.exists()).unwrap_or(&config_path[1]).clone();
         let config = read_config(&config_path, Config::parse)?;
-        let mut files = checkpoints(path);
-        let beside = folder.join("vae");
-        if beside.is_dir() {
-            files.extend(checkpoints(&beside));
-        }
-        let [dit, codec] = find(path, files, [DIT_KEY, CODEC_KEY], 1, Ok)?;
+        let [dit, codec] = find(path, checkpoints(path), [DIT_KEY, CODEC_KEY], 1, Ok)?;
         let dit = dit.ok_or_else(|| Error::model(path, format!("no DiT here: no file has '{DIT_KEY}'")))?;
         Ok(Self { config, config_path, names: Names::of(&dit), dit, codec })
     }

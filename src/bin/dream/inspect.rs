@@ -109,7 +109,7 @@ fn inspect(path: &Path) -> Result<Report> {
     };
     let config = read_config(&folder.join("config.json"))?;
     let word = |key| config.as_ref().and_then(|c| c.get(key)).and_then(Value::as_str).map(str::to_owned);
-    let files = weights.iter().map(|p| read_headers(p)).collect::<Result<Vec<_>>>()?;
+    let files = weights.iter().map(|p| read_headers(p, folder)).collect::<Result<Vec<_>>>()?;
     let tensors = || files.iter().flat_map(|f| &f.tensors);
     let mut memory = BTreeMap::new();
     for tensor in tensors() {
@@ -156,7 +156,7 @@ fn licence_of_card(folder: &Path) -> Option<String> {
     card.or_else(|| ["LICENSE", "LICENSE.txt", "LICENSE.md"].iter().filter_map(read).find_map(first))
 }
 
-fn read_headers(path: &Path) -> Result<FileReport> {
+fn read_headers(path: &Path, folder: &Path) -> Result<FileReport> {
     let index = Index::open(path)?;
     let tensor = |(name, entry): (&String, &bevy_dream::checkpoint::Entry)| TensorReport {
         name: name.clone(),
@@ -166,7 +166,7 @@ fn read_headers(path: &Path) -> Result<FileReport> {
     };
     let tensors: Vec<_> = index.tensors().iter().map(tensor).collect();
     Ok(FileReport {
-        file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        file: path.strip_prefix(folder).unwrap_or(path).display().to_string(),
         bytes: tensors.iter().map(|t| t.bytes).sum(),
         metadata: index.metadata().clone(),
         tensors,

@@ -1,9 +1,10 @@
 //! The sizes of the network, with the arguments of the reference's constructor as keys, and how it is sampled.
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::sampler::Sampler;
-use crate::checkpoint::{Adapter, Precision};
+use crate::checkpoint::{Adapter, Precision, parse_json};
 use crate::family::umt5;
 use crate::kernel::KeyValues;
 
@@ -79,7 +80,11 @@ impl Config {
 
     /// Reads and checks the text of a `config.json`; an error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let mut value = parse_json(text)?;
+        if let Some(keys) = value.as_object_mut() {
+            as_published(keys)?;
+        }
+        let config: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
         config.sampler.check()?;
         config.check()?;
         config.text_encoder.check().map_err(|reason| format!("text_encoder: {reason}"))?;
@@ -169,6 +174,27 @@ impl Config {
     }
 }
 
+/// Spells the keys of a config of diffusers as the reference does.
+fn as_published(keys: &mut Map<String, Value>) -> Result<(), String> {
+    if let Some(heads) = keys.remove("num_attention_heads") {
+        let size = keys.remove("attention_head_dim").and_then(|size| size.as_u64());
+        let dim = heads.as_u64().zip(size).and_then(|(heads, size)| heads.checked_mul(size));
+        keys.insert("dim".into(), dim.ok_or("num_attention_heads of attention_head_dim are no width")?.into());
+        keys.insert("num_heads".into(), heads);
+        let norm = keys.get("qk_norm").is_some_and(|norm| !norm.is_null());
+        keys.insert("qk_norm".into(), norm.into());
+    }
+    for (theirs, ours) in [("in_channels", "in_dim"), ("out_channels", "out_dim")] {
+        if let Some(value) = keys.remove(theirs) {
+            keys.insert(ours.into(), value);
+        }
+    }
+    if keys.get("image_dim").is_some_and(|dim| !dim.is_null()) {
+        return Err("image_dim: only models that read nothing but text".into());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +209,8 @@ mod tests {
         let block = 5.0 * config.flop(1560) * 1e-12;
         assert!((block - 202.0).abs() < 10.0, "{block}");
         for (other, reason) in [
+            (r#"{"num_attention_heads": 12}"#, "num_attention_heads of attention_head_dim"),
+            (r#"{"image_dim": 1280}"#, "image_dim"),
             (r#"{"num_layers": 1000000000}"#, "num_layers is 1000000000"),
             (r#"{"model_type": "i2v"}"#, "model_type is i2v"),
             (r#"{"num_heads": 7}"#, "does not split into 7 heads"),

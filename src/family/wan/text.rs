@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// The folder, beside the weights, of prompts that have been encoded.
 const PROMPTS: &str = "prompts";
 /// Where the tokenizer may lie beside the weights.
-const TOKENIZERS: [&str; 2] = ["tokenizer.json", "google/umt5-xxl/tokenizer.json"];
+const TOKENIZERS: [&str; 3] = ["tokenizer.json", "tokenizer/tokenizer.json", "google/umt5-xxl/tokenizer.json"];
 /// The name of the embeddings in a file of one prompt.
 const EMBEDS: &str = "text_embeds";
 
