@@ -2,6 +2,7 @@
 
 mod device;
 mod index;
+mod layout;
 mod lora;
 mod progress;
 mod pth;
@@ -27,6 +28,7 @@ use crate::{Error, Result};
 pub use device::DeviceChoice;
 pub(crate) use index::folder_of;
 pub use index::{Entry, Index, checkpoints, find, is_checkpoint};
+pub use layout::{Layout, Size};
 pub use lora::{Adapter, Lora};
 pub use progress::{Progress, watch};
 pub use text::{parse_json, read_text};

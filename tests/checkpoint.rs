@@ -291,11 +291,25 @@ fn facts_are_of_files_whose_every_key_has_its_place() {
     }
     let [wan, codec, umt5] = ["wan", "taehv", "umt5"].map(fixture);
     for (from, file, name, shape, reason) in [
-        (&ours, "vcn.safetensors", "dec_out.bias", &[143][..], "'dec_out.bias' has the shape [143]"),
+        (
+            &ours,
+            "vcn.safetensors",
+            "dec_out.bias",
+            &[143][..],
+            "'dec_out.bias' has the shape [143], but the config (frames_per_chunk) makes it [144]",
+        ),
         (&ours, "dit.safetensors", "blocks.9.q_norm", &[64], "'blocks.9.q_norm' has no place"),
-        (&ours, "text.safetensors", "projection.bias", &[383], "'projection.bias' has the shape [383]"),
+        (
+            &ours,
+            "text.safetensors",
+            "projection.bias",
+            &[383],
+            "'projection.bias' has the shape [383], but the config (projection) makes it [384]",
+        ),
         (&ours, "text.safetensors", "mystery", &[1], "'mystery' has no place"),
         (&codec, "weights.safetensors", "decoder.14.weight", &[4, 3, 3, 3], "'decoder.14.weight' has the shape"),
+        (&codec, "weights.safetensors", "decoder.1.weight", &[4, 6, 3, 3], "but latent_channels makes it [4, 5, 3, 3]"),
+        (&codec, "weights.safetensors", "decoder.22.weight", &[3, 4, 3, 3], "but patch_size makes it [12, 4, 3, 3]"),
         (&codec, "weights.safetensors", "decoder.99.weight", &[1], "'decoder.99.weight' has no place"),
         (&umt5, "weights.safetensors", "encoder.final_layer_norm.weight", &[7], "has the shape [7]"),
         (&wan, "weights.safetensors", "mystery", &[1], "'mystery' has no place"),

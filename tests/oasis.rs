@@ -244,7 +244,7 @@ fn files_of_every_kind_open_and_are_known_without_a_config() {
     fs::remove_file(bare.path().join("config.json")).unwrap();
     assert_eq!(checkpoint::family(bare.path()).unwrap(), "oasis");
     let refused = checkpoint::load(bare.path(), DeviceChoice::Cpu).err().unwrap().to_string();
-    assert!(refused.contains("dit in config.json makes it [6144]"), "{refused}");
+    assert!(refused.contains("the config (dit.hidden_size) makes it [6144]"), "{refused}");
 }
 
 #[test]
@@ -258,9 +258,14 @@ fn bad_files_are_one_clear_line() {
             Some(zeros(&[32])),
             "'blocks.2.t_mlp.fc2.bias' has no place",
         ),
-        ("weights.safetensors", "final_layer.linear.bias", Some(zeros(&[8])), "dit in config.json makes it [16]"),
+        (
+            "weights.safetensors",
+            "final_layer.linear.bias",
+            Some(zeros(&[8])),
+            "the config (dit.in_channels, dit.patch_size) makes it [16]",
+        ),
         ("weights.safetensors", "x_embedder.proj.weight", None, "no DiT here"),
-        ("vae.safetensors", "predictor.bias", Some(zeros(&[7])), "vae in config.json makes it [48]"),
+        ("vae.safetensors", "predictor.bias", Some(zeros(&[7])), "the config (vae.patch_size) makes it [48]"),
         (
             "vae.safetensors",
             "dec_norm.bias",
@@ -292,7 +297,7 @@ fn bad_configs_are_one_clear_line() {
         ("\"input_h\": 6", "\"input_h\": 8", "dit takes latents of 4 x 8 x 10, but vae makes 4 x 6 x 10"),
         ("\"input_h\": 6", "\"input_h\": 7", "not a multiple of patch_size"),
         ("\"latent_dim\": 4", "\"latent_dim\": 0", "vae.latent_dim is 0"),
-        ("\"hidden_size\": 32", "\"hidden_size\": 16000", "dit in config.json makes it [96000]"),
+        ("\"hidden_size\": 32", "\"hidden_size\": 16000", "the config (dit.hidden_size) makes it [96000]"),
         ("\"family\"", "\"ddim_steps\": 0, \"family\"", "ddim_steps is 0"),
         ("\"family\"", "\"context\": \"guess\", \"family\"", "guess"),
     ] {

@@ -210,7 +210,7 @@ fn bad_files_are_one_clear_line() {
     for (file, name, tensor, expected) in [
         ("weights.safetensors", "head.modulation", None, "'head.modulation' is missing"),
         ("weights.safetensors", "head.head.bias", Some((zeros(&[16]) / 0.0).unwrap()), "numbers that are not finite"),
-        ("weights.safetensors", "head.head.bias", Some(zeros(&[5])), "the config makes it [16]"),
+        ("weights.safetensors", "head.head.bias", Some(zeros(&[5])), "the config (in_dim, patch_size) makes it [16]"),
         ("weights.safetensors", "mystery", Some(zeros(&[1])), "'mystery' has no place"),
         ("weights.safetensors", "model.head.head.bias", Some(zeros(&[16])), "in another spelling"),
         ("weights.safetensors", "time_projection.1.weight", None, "no DiT here"),
@@ -232,7 +232,7 @@ fn bad_files_are_one_clear_line() {
         ("wan", "\"num_layers\": 2", "\"num_layers\": 65536", "num_layers is 65536, but there are only"),
         ("umt5", "\"num_layers\": 3", "\"num_layers\": 1048576", "num_layers is 1048576, but there are only"),
         ("umt5", "\"num_layers\": 3", "\"num_layers\": 1000000000", "num_layers is 1000000000"),
-        ("umt5", "\"vocab_size\": 50", "\"vocab_size\": 51", "text_encoder in the config makes it [51, 24]"),
+        ("umt5", "\"vocab_size\": 50", "\"vocab_size\": 51", "the config (vocab_size) makes it [51, 24]"),
     ] {
         let folder = configured(fixture, part, other);
         assert!(reason(&folder).contains(expected), "{other}: {}", reason(&folder));
@@ -441,7 +441,7 @@ fn a_lora_that_does_not_fit_is_one_clear_line() {
     let up = "base_model.model.blocks.1.ffn.2.lora_B.weight";
     for (name, tensor, expected) in [
         (up, None, "'blocks.1.ffn.2.lora_B.weight' is missing"),
-        (up, Some(zeros(&[40, 5])), "has the shape [40, 5], but the config with rank 4 makes it [40, 4]"),
+        (up, Some(zeros(&[40, 5])), "has the shape [40, 5], but the config (adapter.rank) makes it [40, 4]"),
         (
             up,
             Some((zeros(&[40, 4]) / 0.0).unwrap()),
@@ -461,7 +461,7 @@ fn a_lora_that_does_not_fit_is_one_clear_line() {
         assert!(reason.contains(expected) && reason.contains("lora.safetensors"), "{name}: {reason}");
     }
     for (adapter, expected) in [
-        (r#""rank": 5"#, "the config with rank 5 makes it [5, 40]"),
+        (r#""rank": 5"#, "the config (adapter.rank) makes it [5, 40]"),
         (r#""rank": 0"#, "adapter: rank is 0"),
         (r#""alpha": 0"#, "adapter: alpha is 0"),
     ] {

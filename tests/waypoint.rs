@@ -132,7 +132,7 @@ fn bad_files_are_one_clear_line() {
     for (file, name, tensor, expected) in [
         ("weights.safetensors", v_lamb, None, "'transformer.blocks.2.attn.v_lamb' is missing"),
         ("weights.safetensors", v_lamb, Some((zeros(&[]) / 0.0).unwrap()), "holds numbers that are not finite"),
-        ("weights.safetensors", "unpatchify.bias", Some(zeros(&[5])), "the config makes it [4]"),
+        ("weights.safetensors", "unpatchify.bias", Some(zeros(&[5])), "the config (channels) makes it [4]"),
         ("weights.safetensors", "mystery", Some(zeros(&[1])), "'mystery' has no place"),
         ("weights.safetensors", "denoise_step_emb.mlp.fc1.weight", None, "no DiT here"),
         (

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use sha2::{Digest, Sha256};
 
+use super::layout::{Layout, Size, blame};
 use super::text::{parse_json, read_text};
 use super::{progress, pth};
 use crate::{Error, Result};
@@ -102,18 +103,26 @@ impl Index {
         self.tensors.values().map(|entry| entry.shape.iter().product::<usize>()).sum()
     }
 
-    /// Compares every name and shape with a `layout`, which `section` of the config makes; names that end in one of
-    /// `ignored` do not count.
+    /// Compares every name and shape with the `layout` that a config makes, of whose `sizes` those are named that make a
+    /// wrong one; names that end in one of `ignored` do not count.
     ///
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
-    pub fn check(&self, layout: &BTreeMap<String, Vec<usize>>, section: &str, ignored: &[&str]) -> Result<()> {
+    pub fn check<C: Clone>(
+        &self,
+        config: &C,
+        sizes: &[Size<C>],
+        layout: impl Fn(&C) -> Layout,
+        ignored: &[&str],
+    ) -> Result<()> {
+        let made = layout(config);
         let wrong = |reason| Err(Error::model(&self.path, reason));
-        for (name, shape) in layout {
+        for (name, shape) in &made {
             match self.tensors.get(name).map(|entry| &entry.shape) {
                 None => return wrong(format!("'{name}' is missing")),
                 Some(found) if found != shape => {
-                    return wrong(format!("'{name}' has the shape {found:?}, but {section} makes it {shape:?}"));
+                    let by = blame(config, sizes, layout, name, found);
+                    return wrong(format!("'{name}' has the shape {found:?}, but {by} makes it {shape:?}"));
                 }
                 Some(_) => {}
             }
@@ -121,7 +130,7 @@ impl Index {
         match self
             .tensors
             .keys()
-            .find(|name| !ignored.iter().any(|end| name.ends_with(end)) && !layout.contains_key(*name))
+            .find(|name| !ignored.iter().any(|end| name.ends_with(end)) && !made.contains_key(*name))
         {
             Some(name) => wrong(format!("'{name}' has no place in this model")),
             None => Ok(()),

@@ -1,11 +1,9 @@
 //! Low-rank changes of weights (LoRA) as PEFT saves them, merged when a weight is taken.
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use super::{Index, Weights};
+use super::{Index, Layout, Weights};
 use crate::{Error, Result};
 
 /// How a LoRA is to be merged, with PEFT's names.
@@ -32,17 +30,19 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
-    pub fn check_index(&self, lora: &Index, layout: &BTreeMap<String, Vec<usize>>) -> Result<()> {
-        let rank = self.rank_of(lora)?;
-        let mut changes = BTreeMap::new();
-        for (name, shape) in layout {
-            let [outputs, inputs] = shape[..] else { continue };
-            let [down, up] = names(name);
-            if lora.tensors().contains_key(&down) || lora.tensors().contains_key(&up) {
-                changes.extend([(down, vec![rank, inputs]), (up, vec![outputs, rank])]);
+    pub fn check_index(&self, lora: &Index, layout: &Layout) -> Result<()> {
+        let changes = |rank: &usize| {
+            let mut changes = Layout::new();
+            for (name, shape) in layout {
+                let [outputs, inputs] = shape[..] else { continue };
+                let [down, up] = names(name);
+                if lora.tensors().contains_key(&down) || lora.tensors().contains_key(&up) {
+                    changes.extend([(down, vec![*rank, inputs]), (up, vec![outputs, *rank])]);
+                }
             }
-        }
-        lora.check(&changes, &format!("the config with rank {rank}"), &[])
+            changes
+        };
+        lora.check(&self.rank_of(lora)?, &[("adapter.rank", |rank| *rank *= 2)], changes, &[])
     }
 
     fn rank_of(&self, lora: &Index) -> Result<usize> {

@@ -181,8 +181,8 @@ impl<'a> Vars<'a> {
 
     /// The same tensors, whose shapes are said in `section` of the config.
     #[must_use]
-    pub fn sized_by(self, section: &'static str) -> Self {
-        Vars { section, ..self }
+    pub fn sized_by(&self, section: &'static str) -> Self {
+        Vars { section, prefix: self.prefix.clone(), ..*self }
     }
 
     /// The same tensors, whose fully connected layers will be held in `precision` as far as their sizes allow.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::checkpoint::{Entry, Index, Precision, Weights, read_config, sha256};
+use crate::checkpoint::{Entry, Index, Layout, Precision, Weights, read_config, sha256};
 use crate::controls::CONTROL_NAMES;
 use crate::kernel::{Array, KeyValues};
 use crate::model::action::control_features;
@@ -20,7 +20,7 @@ use crate::model::vcn::Vcn;
 use crate::model::{
     Heeded, Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel,
 };
-use crate::{Controls, Error, Frame, FrameSize, Result};
+use crate::{Controls, Frame, FrameSize, Result};
 
 pub use world::World;
 
@@ -42,7 +42,7 @@ impl Networks {
     /// Loads `config.json`, `vcn.safetensors` and `dit.safetensors`.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be read, [`Error::Model`] when it is not what it should be.
+    /// [`Error::Io`](crate::Error::Io) when a file cannot be read, [`Error::Model`](crate::Error::Model) when it is not what it should be.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         Self::load_as(read_config(&folder.join("config.json"), Config::parse)?, folder, device)
     }
@@ -57,10 +57,9 @@ impl Networks {
     }
 
     fn load_as(config: Config, folder: &Path, device: &Device) -> Result<Self> {
-        let vcn_weights = Weights::open(folder.join("vcn.safetensors"), device)?;
+        let [vcn_weights, dit_weights] = networks(&config, folder)?.map(|index| Weights::new(index, device));
         let vcn = Vcn::load(&vcn_weights.vars(), &config)?;
         vcn_weights.finish()?;
-        let dit_weights = Weights::open(folder.join("dit.safetensors"), device)?;
         let dit = DiT::load(&dit_weights.vars(), &config)?;
         dit_weights.finish()?;
         let parameters = vcn_weights.parameters() + dit_weights.parameters();
@@ -71,6 +70,16 @@ impl Networks {
     pub fn controls(&self, controls: &[Controls]) -> Result<Array> {
         control_features(controls, self.config.actions.len(), &self.device)
     }
+}
+
+/// The headers of the VCN and of the DiT, in which every name and shape is as the config makes it.
+fn networks(config: &Config, folder: &Path) -> Result<[Index; 2]> {
+    let open = |name: &str, layout: fn(&Config) -> Layout| -> Result<_> {
+        let index = Index::open(folder.join(name))?;
+        index.check(config, layout::SIZES, layout, &[])?;
+        Ok(index)
+    };
+    Ok([open("vcn.safetensors", layout::vcn)?, open("dit.safetensors", layout::dit)?])
 }
 
 /// The headers of a model folder.
@@ -92,13 +101,7 @@ impl Files {
     /// As of [`Networks::load`] and [`TextEncoder::load`], but for numbers that are not finite.
     pub fn open(folder: &Path) -> Result<Self> {
         let config = read_config(&folder.join("config.json"), Config::parse)?;
-        let open = |name: &str, layout| {
-            let index = Index::open(folder.join(name))?;
-            index.check(&layout, "config.json", &[])?;
-            Ok::<_, Error>(index)
-        };
-        let (vcn, dit) =
-            (open("vcn.safetensors", layout::vcn(&config))?, open("dit.safetensors", layout::dit(&config))?);
+        let [vcn, dit] = networks(&config, folder)?;
         Ok(Self { config, vcn, dit, text: text::check(folder)? })
     }
 

@@ -26,8 +26,9 @@ use crate::{Controls, Error, Frame, FrameSize, Result};
 
 pub use action::heeded;
 use action::{ACTION_DIM, action};
-use config::{Config, Context};
+use config::{Config, Context, DitConfig, VaeConfig};
 use dit::DiT;
+use layout::{DIT_SIZES, VAE_SIZES};
 pub use vae::LATENT_SCALE;
 use vae::Vae;
 pub use world::World;
@@ -95,8 +96,8 @@ impl Files {
         self.dit.check_layers("dit.depth", dit.depth)?;
         self.vae.check_layers("vae.enc_depth", vae.enc_depth)?;
         self.vae.check_layers("vae.dec_depth", vae.dec_depth)?;
-        self.dit.check(&dit.layout(), "dit in config.json", &[IGNORED])?;
-        self.vae.check(&vae.layout(), "vae in config.json", &[IGNORED])
+        self.dit.check(dit, DIT_SIZES, DitConfig::layout, &[IGNORED])?;
+        self.vae.check(vae, VAE_SIZES, VaeConfig::layout, &[IGNORED])
     }
 
     fn sha256(&self) -> Result<String> {

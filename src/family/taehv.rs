@@ -184,8 +184,8 @@ impl Taehv {
     fn build(config: Config, weights: Weights) -> Result<Self> {
         let vars = weights.vars();
         let pixels = 3 * config.patch_size * config.patch_size;
-        let encoder = encoder(Builder::new(vars.pp("encoder"), pixels), &config)?;
-        let decoder_net = Builder::new(vars.pp("decoder"), config.latent_channels);
+        let encoder = encoder(Builder::new(&vars.pp("encoder"), pixels, "patch_size"), &config)?;
+        let decoder_net = Builder::new(&vars.pp("decoder"), config.latent_channels, "latent_channels");
         let decoder = if vars.shape("decoder.0.weight").is_ok() {
             super_decoder(decoder_net, &config, pixels)?
         } else {
@@ -327,7 +327,7 @@ fn encoder(mut net: Builder, config: &Config) -> Result<Network> {
             net.memory()?;
         }
     }
-    net.conv_to(config.latent_channels)?;
+    net.last(config.latent_channels, "latent_channels")?;
     Ok(net.finish())
 }
 
@@ -344,7 +344,7 @@ fn decoder(mut net: Builder, config: &Config, pixels: usize) -> Result<Network> 
         net.conv_no_bias()?;
     }
     net.relu();
-    net.conv_to(pixels)?;
+    net.last(pixels, "patch_size")?;
     Ok(net.finish())
 }
 
@@ -358,7 +358,7 @@ fn super_decoder(mut net: Builder, config: &Config, pixels: usize) -> Result<Net
         net.conv_relu_shuffle(config.decoder_space_upscale[stage])?;
         net.grow(config.decoder_time_upscale.map(|doubles| doubles[stage]))?;
     }
-    net.conv_to(pixels)?;
+    net.last(pixels, "patch_size")?;
     Ok(net.finish())
 }
 

@@ -4,7 +4,6 @@
 //! The published one has 5.7 billion weights and is needed once a prompt. So it is never held: its layers are read one by
 //! one while the prompt goes through them, and of the embeddings only the rows of the prompt's tokens.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{D, Device, Tensor};
@@ -12,7 +11,7 @@ use candle_nn::ops::softmax;
 use serde::Deserialize;
 
 use super::layer::{numbers, rms_scale};
-use crate::checkpoint::{Index, Vars, Weights, checkpoints, find, folder_of, read_config};
+use crate::checkpoint::{Index, Layout, Size, Vars, Weights, checkpoints, find, folder_of, read_config};
 use crate::{Error, Result};
 
 /// What a user should know of the rights.
@@ -72,6 +71,16 @@ impl Default for Config {
     }
 }
 
+/// What decides the shapes.
+const SIZES: &[Size<Config>] = &[
+    ("d_model", |c| c.d_model *= 2),
+    ("d_kv", |c| c.d_kv *= 2),
+    ("num_heads", |c| c.num_heads *= 2),
+    ("d_ff", |c| c.d_ff *= 2),
+    ("vocab_size", |c| c.vocab_size *= 2),
+    ("relative_attention_num_buckets", |c| c.relative_attention_num_buckets *= 2),
+];
+
 impl Config {
     /// Reads and checks the text of a `config.json`; an error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
@@ -106,9 +115,9 @@ impl Config {
     }
 
     /// The shapes of all tensors by name, as transformers spells them.
-    pub fn layout(&self) -> BTreeMap<String, Vec<usize>> {
+    pub fn layout(&self) -> Layout {
         let (width, inner) = (self.d_model, self.num_heads * self.d_kv);
-        let mut layout = BTreeMap::from([
+        let mut layout = Layout::from([
             (KEY.to_owned(), vec![self.vocab_size, width]),
             ("encoder.final_layer_norm.weight".to_owned(), vec![width]),
         ]);
@@ -137,7 +146,7 @@ impl Config {
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check_index(&self, index: &Index) -> Result<()> {
         index.check_layers("num_layers", self.num_layers)?;
-        index.check(&self.layout(), "text_encoder in the config", &[ALIAS])
+        index.check(self, SIZES, Self::layout, &[ALIAS])
     }
 
     /// The bucket of a key that lies `distance` after the query. Rounded as PyTorch does it.

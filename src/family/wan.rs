@@ -12,7 +12,6 @@ mod sampler;
 mod text;
 mod world;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +21,7 @@ use candle_core::{Device, Tensor};
 use super::taehv::picture::{frame, picture};
 use super::taehv::{DECODE_FLOP, DecoderMemory, KEY as CODEC_KEY, Taehv};
 use super::umt5;
-use crate::checkpoint::{Index, Lora, Weights, checkpoints, find, folder_of, read_config, sha256};
+use crate::checkpoint::{Index, Layout, Lora, Weights, checkpoints, find, folder_of, read_config, sha256};
 use crate::model::{
     Heeded, Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel,
 };
@@ -30,9 +29,8 @@ use crate::{Controls, Error, Frame, FrameSize, Result};
 
 use config::Config;
 use dit::DiT;
-use layout::LORA_KEY;
-use layout::layout;
 pub use layout::{DIT_KEY, as_published};
+use layout::{LORA_KEY, SIZES, layout};
 use text::Prompts;
 pub use world::World;
 
@@ -101,9 +99,8 @@ impl Files {
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
         self.dit.check_layers("num_layers", self.config.num_layers)?;
-        let layout = layout(&self.config);
-        self.dit.check(&layout, "the config", &[])?;
-        self.lora.as_ref().map_or(Ok(()), |lora| self.config.adapter.check_index(lora, &layout))
+        self.dit.check(&self.config, SIZES, layout, &[])?;
+        self.lora.as_ref().map_or(Ok(()), |lora| self.config.adapter.check_index(lora, &layout(&self.config)))
     }
 }
 
@@ -111,7 +108,7 @@ impl Files {
 ///
 /// # Errors
 /// [`Error::Input`] when the config cannot be used.
-pub fn published_layout(config: &str) -> Result<BTreeMap<String, Vec<usize>>> {
+pub fn published_layout(config: &str) -> Result<Layout> {
     Ok(layout(&Config::parse(config).map_err(Error::input)?))
 }
 

@@ -9,7 +9,6 @@ mod dit;
 mod layout;
 mod world;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +17,7 @@ use candle_core::{Device, Tensor};
 
 use super::taehv::picture::{frame, picture};
 use super::taehv::{DECODE_FLOP, DecoderMemory, KEY as CODEC_KEY, Taehv};
-use crate::checkpoint::{Index, Weights, checkpoints, find, folder_of, read_config, sha256};
+use crate::checkpoint::{Index, Layout, Weights, checkpoints, find, folder_of, read_config, sha256};
 use crate::model::{Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
@@ -26,7 +25,7 @@ use action::action;
 pub use action::heeded;
 use config::Config;
 use dit::DiT;
-use layout::{IGNORED, Names, layout};
+use layout::{IGNORED, Names, SIZES, layout};
 pub use world::World;
 
 /// What a user should know of the rights.
@@ -80,7 +79,7 @@ impl Files {
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check(&self) -> Result<()> {
         self.dit.check_layers("n_layers", self.config.n_layers)?;
-        self.dit.check(&layout(&self.config, self.names), "the config", &[IGNORED])
+        self.dit.check(&self.config, SIZES, |config| layout(config, self.names), &[IGNORED])
     }
 }
 
@@ -88,7 +87,7 @@ impl Files {
 ///
 /// # Errors
 /// [`Error::Input`] when the config cannot be used.
-pub fn published_layout(config: &str) -> Result<BTreeMap<String, Vec<usize>>> {
+pub fn published_layout(config: &str) -> Result<Layout> {
     Ok(layout(&Config::parse(config).map_err(Error::input)?, Names::PUBLISHED))
 }
 

@@ -42,11 +42,7 @@ impl DiT {
             control_in: vars.linear("control_in", c.controls * c.frames_per_chunk + 1, width)?,
             text_in: vars.linear("text_in", c.text, width)?,
             cond: vars.linear("cond", width, c.cond)?,
-            blocks: Trunk::load(
-                &vars.pp("blocks").sized_by("dit in config.json").in_precision(c.precision),
-                &c.dit,
-                c.cond,
-            )?,
+            blocks: Trunk::load(&vars.pp("blocks").in_precision(c.precision), &c.dit, c.cond)?,
             ada_out: vars.linear("ada_out", c.cond, 2 * width)?,
             patch_out: [half(0)?, half(1)?],
         })

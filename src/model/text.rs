@@ -6,7 +6,6 @@
 //! (Hugging Face's BERT config with `"kind": "bert"` and, where there is one, `"projection": 384`),
 //! `text.safetensors` in Hugging Face's BERT layout, and `tokenizer.json`.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use candle_transformers::models::bert;
 use serde::Deserialize;
 use tokenizers::{Tokenizer, TruncationParams};
 
-use crate::checkpoint::{Index, read_text};
+use crate::checkpoint::{Index, Layout, Size, read_text};
 use crate::{Error, Result};
 
 /// Tensors of a sentence encoder that mean pooling has no use for.
@@ -26,13 +25,13 @@ const IGNORED: [&str; 3] = ["pooler.dense.weight", "pooler.dense.bias", "embeddi
 /// Length of a prompt's embedding.
 pub const TEXT_DIM: usize = 384;
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
     Bert,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Config {
     #[serde(rename = "kind")]
     _kind: Kind,
@@ -137,14 +136,24 @@ fn check_weights(dir: &Path, config: &Config) -> Result<usize> {
         name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
     })?;
     index.check_layers("num_hidden_layers", config.bert.num_hidden_layers)?;
-    index.check(&layout(config), "text.json", &IGNORED)?;
+    index.check(config, SIZES, layout, &IGNORED)?;
     Ok(index.parameters())
 }
 
+/// What decides the shapes. No size is too large to be changed.
+const SIZES: &[Size<Config>] = &[
+    ("hidden_size", |c| c.bert.hidden_size ^= 1),
+    ("intermediate_size", |c| c.bert.intermediate_size ^= 1),
+    ("vocab_size", |c| c.bert.vocab_size ^= 1),
+    ("max_position_embeddings", |c| c.bert.max_position_embeddings ^= 1),
+    ("type_vocab_size", |c| c.bert.type_vocab_size ^= 1),
+    ("projection", |c| c.projection = c.projection.map(|dim| dim ^ 1)),
+];
+
 /// The shapes of all tensors by name.
-fn layout(config: &Config) -> BTreeMap<String, Vec<usize>> {
+fn layout(config: &Config) -> Layout {
     let (c, width) = (&config.bert, config.bert.hidden_size);
-    let mut layout = BTreeMap::new();
+    let mut layout = Layout::new();
     let mut table = |name: &str, rows: usize| {
         layout.insert(format!("embeddings.{name}_embeddings.weight"), vec![rows, width]);
     };
@@ -310,9 +319,9 @@ mod tests {
             ("kind", "t5".into(), "unknown variant `t5`"),
             ("projection", 512.into(), "512"),
             ("num_attention_heads", 0.into(), "0 heads"),
-            ("vocab_size", 100.into(), "[100, 128]"),
+            ("vocab_size", 100.into(), "the config (vocab_size) makes it [100, 128]"),
             ("num_hidden_layers", 40.into(), "text.safetensors"),
-            ("max_position_embeddings", 512.into(), "text.safetensors"),
+            ("max_position_embeddings", 512.into(), "the config (max_position_embeddings) makes it"),
         ];
         for (key, value, said) in cases {
             let dir = copy();

@@ -79,14 +79,13 @@ impl Vcn {
         let controls = c.controls * c.frames_per_chunk;
         let res_blocks =
             |vars: Vars| -> Result<Vec<_>> { (0..RES_BLOCKS).map(|i| ResBlock::load(&vars.pp(i), c.stem)).collect() };
-        let blocks = |name: &str, section, trunk: &TrunkConfig| {
-            Trunk::load(&vars.pp(name).sized_by(section).in_precision(c.precision), trunk, c.cond)
-        };
+        let blocks =
+            |name: &str, trunk: &TrunkConfig| Trunk::load(&vars.pp(name).in_precision(c.precision), trunk, c.cond);
         let near = c.depth.then(|| -> Result<Head> {
             let (width, numbers) = (c.decoder.width, c.cells() * c.cells());
             Ok(Head {
                 near_in: vars.linear("near_in", width + numbers, width)?,
-                near_blocks: blocks("near_blocks", "decoder in config.json", &c.near())?,
+                near_blocks: blocks("near_blocks", &c.near())?,
                 near_out: vars.linear("near_out", width, numbers)?,
             })
         });
@@ -98,11 +97,11 @@ impl Vcn {
             enc_res: res_blocks(vars.pp("enc_res"))?,
             enc_token: vars.linear("enc_token", token, c.encoder.width)?,
             enc_control: vars.linear("enc_control", controls, c.cond)?,
-            enc_blocks: blocks("enc_blocks", "encoder in config.json", &c.encoder)?,
+            enc_blocks: blocks("enc_blocks", &c.encoder)?,
             enc_out: vars.linear("enc_out", c.encoder.width, c.latent)?,
             dec_in: vars.linear("dec_in", c.latent, c.decoder.width)?,
             dec_control: vars.linear("dec_control", controls, c.cond)?,
-            dec_blocks: blocks("dec_blocks", "decoder in config.json", &c.decoder)?,
+            dec_blocks: blocks("dec_blocks", &c.decoder)?,
             dec_token: vars.linear("dec_token", c.decoder.width, token)?,
             dec_res: res_blocks(vars.pp("dec_res"))?,
             dec_out: vars.linear("dec_out", c.stem, Config::CELL * Config::CELL * 3 * (2 * c.frames_per_chunk - 1))?,

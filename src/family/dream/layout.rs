@@ -1,7 +1,6 @@
 //! The names and shapes of all tensors.
 
-use std::collections::BTreeMap;
-
+use crate::checkpoint::{Layout, Size};
 use crate::kernel::MODULATIONS;
 use crate::model::action::MOTION_DIM;
 use crate::model::config::{Config, TrunkConfig};
@@ -9,8 +8,24 @@ use crate::model::dit::FREQUENCIES;
 use crate::model::flow::BASIS;
 use crate::model::vcn::RES_BLOCKS;
 
-/// Shapes by name.
-type Layout = BTreeMap<String, Vec<usize>>;
+/// What decides the shapes.
+pub const SIZES: &[Size<Config>] = &[
+    ("frames_per_chunk", |c| c.frames_per_chunk *= 2),
+    ("patch", |c| c.patch *= 2),
+    ("controls", |c| c.controls *= 2),
+    ("text", |c| c.text *= 2),
+    ("latent", |c| c.latent *= 2),
+    ("cond", |c| c.cond *= 2),
+    ("stem", |c| c.stem *= 2),
+    ("encoder.width", |c| c.encoder.width *= 2),
+    ("encoder.heads", |c| c.encoder.heads *= 2),
+    ("decoder.width", |c| c.decoder.width *= 2),
+    ("decoder.heads", |c| c.decoder.heads *= 2),
+    ("decoder.offsets", |c| c.decoder.offsets.push(0)),
+    ("dit.width", |c| c.dit.width *= 2),
+    ("dit.heads", |c| c.dit.heads *= 2),
+    ("dit.offsets", |c| c.dit.offsets.push(0)),
+];
 
 /// Of a layer of `inputs` and `outputs` with a bias.
 fn linear(layout: &mut Layout, name: &str, inputs: usize, outputs: usize) {
@@ -103,9 +118,9 @@ mod tests {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
             let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
             let config = Config::parse(&config).unwrap();
-            for (name, layout) in [("vcn.safetensors", vcn(&config)), ("dit.safetensors", dit(&config))] {
+            for (name, layout) in [("vcn.safetensors", vcn as fn(&Config) -> Layout), ("dit.safetensors", dit)] {
                 // The loader is strict, and reads these.
-                Index::open(folder.join(name)).unwrap().check(&layout, "the config", &[]).unwrap();
+                Index::open(folder.join(name)).unwrap().check(&config, SIZES, layout, &[]).unwrap();
             }
         }
     }

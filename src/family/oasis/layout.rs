@@ -1,11 +1,25 @@
 //! The names and shapes of all tensors, as the reference saves them.
 
-use std::collections::BTreeMap;
-
 use super::config::{DitConfig, VaeConfig, mlp};
+use crate::checkpoint::{Layout, Size};
 
-/// Shapes by name.
-pub type Layout = BTreeMap<String, Vec<usize>>;
+/// What decides the shapes of the DiT.
+pub const DIT_SIZES: &[Size<DitConfig>] = &[
+    ("dit.hidden_size", |c| c.hidden_size *= 2),
+    ("dit.mlp_ratio", |c| c.mlp_ratio *= 2.0),
+    ("dit.in_channels", |c| c.in_channels *= 2),
+    ("dit.patch_size", |c| c.patch_size *= 2),
+    ("dit.external_cond_dim", |c| c.external_cond_dim *= 2),
+];
+/// What decides those of the autoencoder.
+pub const VAE_SIZES: &[Size<VaeConfig>] = &[
+    ("vae.enc_dim", |c| c.enc_dim *= 2),
+    ("vae.dec_dim", |c| c.dec_dim *= 2),
+    ("vae.mlp_ratio", |c| c.mlp_ratio *= 2.0),
+    ("vae.latent_dim", |c| c.latent_dim *= 2),
+    ("vae.use_variational", |c| c.use_variational = !c.use_variational),
+    ("vae.patch_size", |c| c.patch_size *= 2),
+];
 
 /// A layer of `inputs` and `outputs` with a bias.
 fn linear(layout: &mut Layout, name: String, inputs: usize, outputs: usize) {

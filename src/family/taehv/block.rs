@@ -181,9 +181,9 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// A network that takes frames of `width` channels.
-    pub fn new(vars: Vars<'a>, width: usize) -> Self {
-        Self { vars: vars.sized_by("what comes before it"), blocks: Vec::new(), width }
+    /// A network that takes frames of `width` channels, which `field` of the config makes.
+    pub fn new(vars: &Vars<'a>, width: usize, field: &'static str) -> Self {
+        Self { vars: vars.sized_by(field), blocks: Vec::new(), width }
     }
 
     /// The network.
@@ -208,7 +208,15 @@ impl<'a> Builder<'a> {
         self.conv_to(self.size("weight", 0)?)
     }
 
-    pub fn conv_to(&mut self, outputs: usize) -> Result<()> {
+    /// The last convolution, to as many channels as `field` of the config makes.
+    pub fn last(&mut self, outputs: usize, field: &'static str) -> Result<()> {
+        if self.size("weight", 0)? != outputs {
+            self.vars = self.vars.sized_by(field);
+        }
+        self.conv_to(outputs)
+    }
+
+    fn conv_to(&mut self, outputs: usize) -> Result<()> {
         let conv = self.vars.conv3x3(&self.place(), self.width, outputs)?;
         self.push(Block::Conv(conv), outputs);
         Ok(())
@@ -293,6 +301,7 @@ impl<'a> Builder<'a> {
 
     fn push(&mut self, block: Block, width: usize) {
         self.blocks.push(block);
+        self.vars = self.vars.sized_by("what comes before it");
         self.width = width;
     }
 

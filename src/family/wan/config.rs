@@ -19,7 +19,7 @@ const MEMORY: usize = 32_760;
 #[expect(missing_docs, reason = "the published names")]
 pub struct Config {
     model_type: String,
-    patch_size: [usize; 3],
+    pub(super) patch_size: [usize; 3],
     /// Rows of text that are seen; those that a prompt does not fill are zero.
     pub text_len: usize,
     pub in_dim: usize,

@@ -1,10 +1,8 @@
 //! The names and shapes of all tensors.
 
-use std::collections::BTreeMap;
-
 use super::config::Config;
 use crate::Result;
-use crate::checkpoint::Index;
+use crate::checkpoint::{Index, Layout, Size};
 
 /// A tensor that only the DiT has.
 pub const DIT_KEY: &str = "time_projection.1.weight";
@@ -50,10 +48,20 @@ fn published(name: &str) -> String {
     }
 }
 
+/// What decides them.
+pub const SIZES: &[Size<Config>] = &[
+    ("in_dim", |c| c.in_dim *= 2),
+    ("patch_size", |c| c.patch_size = c.patch_size.map(|side| 2 * side)),
+    ("dim", |c| c.dim *= 2),
+    ("ffn_dim", |c| c.ffn_dim *= 2),
+    ("freq_dim", |c| c.freq_dim *= 2),
+    ("text_dim", |c| c.text_dim *= 2),
+];
+
 /// The shapes of all tensors by name.
-pub fn layout(c: &Config) -> BTreeMap<String, Vec<usize>> {
+pub fn layout(c: &Config) -> Layout {
     let (dim, side) = (c.dim, c.side());
-    let mut layout = BTreeMap::new();
+    let mut layout = Layout::new();
     let mut add = |name: &str, shape: &[usize]| _ = layout.insert(name.to_owned(), shape.to_vec());
     let mut linear = |name: &str, inputs: usize, outputs: usize| {
         add(&format!("{name}.weight"), &[outputs, inputs]);

@@ -1,10 +1,8 @@
 //! The names and shapes of all tensors, in the spellings that are in use.
 
-use std::collections::BTreeMap;
-
 use super::config::Config;
 use super::dit::NOISE_DIM;
-use crate::checkpoint::Index;
+use crate::checkpoint::{Index, Layout, Size};
 
 /// A tensor that is of no use without training.
 pub const IGNORED: &str = "ctrl_cfg.null_emb";
@@ -67,11 +65,22 @@ impl Names {
     }
 }
 
+/// What decides them.
+pub const SIZES: &[Size<Config>] = &[
+    ("d_model", |c| c.d_model *= 2),
+    ("n_heads", |c| c.n_heads *= 2),
+    ("n_kv_heads", |c| c.n_kv_heads = Some(2 * c.kv_heads())),
+    ("mlp_ratio", |c| c.mlp_ratio *= 2),
+    ("channels", |c| c.channels *= 2),
+    ("patch", |c| c.patch = c.patch.map(|side| 2 * side)),
+    ("n_buttons", |c| c.n_buttons *= 2),
+];
+
 /// The shapes of all tensors by name.
-pub fn layout(c: &Config, names: Names) -> BTreeMap<String, Vec<usize>> {
+pub fn layout(c: &Config, names: Names) -> Layout {
     let (width, side, hidden) = (c.d_model, c.side(), c.mlp_ratio * c.d_model);
     let kv = c.kv_heads() * c.head_dim();
-    let mut layout = BTreeMap::new();
+    let mut layout = Layout::new();
     let mut add = |name: String, shape: &[usize]| _ = layout.insert(name, shape.to_vec());
     add("patchify.weight".into(), &[width, c.channels, side, side]);
     if names.linear_unpatchify {
