@@ -26,6 +26,7 @@ mod input;
 mod obey;
 mod pace;
 mod playout;
+mod reading;
 mod worker;
 
 use std::ops::Range;
@@ -40,6 +41,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 pub use input::Input;
 pub use playout::{ChunkInfo, TimedFrame};
 
+use crate::checkpoint::Progress;
 use crate::model::{Interrupt, ModelInfo, Settings, WorldModel};
 use crate::simulate::{ControlScript, SessionOptions, TimelineOptions};
 use crate::{Error, FrameSize, Result};
@@ -51,7 +53,7 @@ const MAILBOX: usize = 256;
 
 /// What is called on the model thread after each event and each chunk that comes later than
 /// [`Stream::next_due`] said, to wake a sleeping window.
-pub type Wake = Box<dyn Fn() + Send>;
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// How a [`Stream`] runs.
 #[derive(Default)]
@@ -71,6 +73,8 @@ pub struct StreamOptions {
 /// What the model thread tells.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// How far the model, or what reads a prompt for it, is read from disk, once that has taken a second; nothing when it is read.
+    Reading(Option<Progress>),
     /// The model is loaded; the first world begins.
     Loaded(ModelInfo),
     /// A world began; frames of the one before are not shown any more.

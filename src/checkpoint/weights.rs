@@ -241,6 +241,8 @@ impl<'a> Vars<'a> {
             }
             bytes.extend(self.weights.index.read_part(entry, u64::from(row) * length as u64, length)?);
         }
+        // The other rows need not be waited for.
+        progress::read(entry.bytes.saturating_sub(bytes.len() as u64));
         self.weights.finite(&name, &bytes, dtype, &[rows.len(), shape[1]])
     }
 

@@ -42,7 +42,8 @@ impl Networks {
     /// Loads `config.json`, `vcn.safetensors` and `dit.safetensors`.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) when a file cannot be read, [`Error::Model`](crate::Error::Model) when it is not what it should be.
+    /// [`Error::Io`](crate::Error::Io) when a file cannot be read, [`Error::Model`](crate::Error::Model) when it is not what
+    /// it should be.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         Self::load_as(read_config(&folder.join("config.json"), Config::parse)?, folder, device)
     }

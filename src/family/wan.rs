@@ -144,8 +144,8 @@ pub struct Wan {
 }
 
 impl Wan {
-    /// Loads a checkpoint: a folder with the transformer (and its LoRA, if it has one), TAEHV and, to read prompts that have not been read before, umT5
-    /// with its tokenizer, as they are published.
+    /// Loads a checkpoint: a folder with the transformer, its LoRA if it has one, TAEHV and, to read prompts that have not
+    /// been read before, umT5 with its tokenizer, as they are published.
     ///
     /// # Errors
     /// As of [`Files::open`] and [`Networks::load`]; [`Error::Model`] when there is no codec, or it is one for other

@@ -107,6 +107,9 @@ pub struct DreamStatus {
     pub tick: u64,
     /// The size of the frame on the screen, zero before the first.
     pub size: UVec2,
+    /// The part that has been read from disk, 0 to 1, of what it waits for: the model, or what reads a prompt for it. Nothing if
+    /// that takes less than a second.
+    pub reading: Option<f32>,
     /// Whether it is being recorded.
     pub recording: bool,
     /// The lines that were left by going back, the newest last: the ticks of each that the present line does not share.

@@ -14,6 +14,7 @@ use super::{
     Dream, DreamChunkShown, DreamControls, DreamError, DreamMoved, DreamPhase, DreamPromptApplied, DreamRecorded,
     DreamRecovered, DreamSaved, DreamScreen, DreamScript, DreamStarted, DreamStatus, ModelLoader,
 };
+use crate::checkpoint::Progress;
 use crate::model::Settings;
 use crate::simulate::{ControlScript, SessionOptions, check_settings};
 use crate::stream::{Event, Stream, StreamOptions, TimedFrame, Wake};
@@ -96,7 +97,7 @@ pub(super) fn follow(
 fn window_waker(proxy: &bevy::winit::EventLoopProxyWrapper) -> Wake {
     let proxy = (**proxy).clone();
     // It fails only when the window is gone.
-    Box::new(move || {
+    std::sync::Arc::new(move || {
         proxy.send_event(bevy::winit::WinitUserEvent::WakeUp).ok();
     })
 }
@@ -128,6 +129,10 @@ pub(super) fn hear(
         for (obeyed, event) in stream.told() {
             wishes.obey(obeyed);
             match event {
+                Event::Reading(progress) => {
+                    let part = |Progress { done, total }| done as f32 / total.max(1) as f32;
+                    status.reading = progress.map(part);
+                }
                 Event::Loaded(info) => {
                     status.model = info.name;
                     status.fps = info.fps;

@@ -98,8 +98,8 @@ impl Dreaming {
     }
 
     pub(super) fn start_world(&mut self, options: SessionOptions) {
-        let Self { pool, model, .. } = self;
-        match guarded(pool, || Session::new(Arc::clone(model), options)) {
+        let (Self { pool, model, .. }, reading) = (&*self, self.worker.reading());
+        match guarded(pool, || reading.of(|| Session::new(Arc::clone(model), options))) {
             Ok(session) => {
                 if self.world.is_some() {
                     // The script was for the world that is left.
@@ -139,7 +139,8 @@ impl Dreaming {
             self.worker.tell(Event::Rejected("there is no world: start a new one".into()));
             return false;
         };
-        match settled.and_then(|()| guarded(&self.pool, || change(world))) {
+        let reading = self.worker.reading();
+        match settled.and_then(|()| guarded(&self.pool, || reading.of(|| change(world)))) {
             Ok(()) => return true,
             Err(error @ (Error::Input(_) | Error::Io { .. })) => self.worker.tell(Event::Rejected(error.to_string())),
             Err(error) => self.fail(&error),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::Controls;
+use crate::checkpoint;
 use crate::simulate::fake::{FakeModel, Fault};
 use crate::simulate::{ControlScript, Replay, Session, Snapshot, frame_hash};
 
@@ -42,6 +43,26 @@ fn next_event(stream: &Stream) -> Event {
 
 fn next_frame(stream: &mut Stream) -> TimedFrame {
     until(|| stream.due_frame(Instant::now()))
+}
+
+#[test]
+fn it_tells_what_one_waits_for_to_be_read() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(3 << 24).unwrap();
+    let path = file.path().to_owned();
+    let load = move || {
+        // One does not wait for what takes less.
+        checkpoint::sha256(&[&path])?;
+        thread::sleep(Duration::from_millis(1100));
+        checkpoint::sha256(&[&path])?;
+        Ok(model().shared())
+    };
+    let stream = Stream::start(load, options("a meadow")).unwrap();
+    let Event::Reading(Some(progress)) = next_event(&stream) else { panic!("nothing is told") };
+    assert!(progress.done >= 3 << 24 && progress.total == 6 << 24, "{progress:?}");
+    let last = until(|| stream.events().find(|event| !matches!(event, Event::Reading(Some(_)))));
+    assert_eq!(last, Event::Reading(None));
+    assert_eq!(next_event(&stream), Event::Loaded(model().info));
 }
 
 #[test]
@@ -352,7 +373,7 @@ fn what_is_recorded_stays_when_the_model_fails() {
 
 #[test]
 fn a_panic_outside_of_the_models_work_is_told() {
-    let wake: Wake = Box::new(|| panic!("an injected panic"));
+    let wake: Wake = Arc::new(|| panic!("an injected panic"));
     let stream = start(model(), StreamOptions { wake: Some(wake), ..options("a meadow") });
     until(|| stream.events().find(|e| matches!(e, Event::Ended(reason) if reason.contains("injected"))));
     until(|| stream.is_finished().then_some(()));
@@ -362,7 +383,7 @@ fn a_panic_outside_of_the_models_work_is_told() {
 fn dropping_it_ends_the_thread() {
     // The thread owns the wake function, and drops it when it ends.
     let (held, dropped) = std::sync::mpsc::channel::<()>();
-    let wake: Wake = Box::new(move || {
+    let wake: Wake = Arc::new(move || {
         let _held = &held;
     });
     let mut stream = start(model(), StreamOptions { wake: Some(wake), ..options("a meadow") });

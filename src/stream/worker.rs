@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select};
 use super::film::Film;
 use super::pace::Pace;
 use super::playout::TimedChunk;
+use super::reading::Reading;
 use super::{ChunkInfo, Event, Input, Wake};
 use crate::kernel::{ThreadPool, default_threads};
 use crate::model::{Interrupt, Settings, WorldModel};
@@ -89,7 +90,8 @@ impl Worker {
         threads: Option<usize>,
     ) {
         let pool = ThreadPool::new(threads.unwrap_or_else(default_threads));
-        let loaded = pool.and_then(|pool| Ok((guarded(&pool, load)?, pool)));
+        let reading = self.reading();
+        let loaded = pool.and_then(|pool| Ok((guarded(&pool, || reading.of(load))?, pool)));
         match loaded {
             Ok((model, pool)) => {
                 let info = model.info();
@@ -118,6 +120,11 @@ impl Worker {
         // A caller that never reads its events misses some; it must not stop the world.
         self.events.try_send((self.obeyed, event)).ok();
         self.wake();
+    }
+
+    /// To tell what the work that follows reads from disk.
+    pub fn reading(&self) -> Reading {
+        Reading::new(self.events.clone(), self.wake.clone(), self.obeyed)
     }
 
     pub fn wake(&self) {

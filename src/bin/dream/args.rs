@@ -10,7 +10,7 @@ use bevy_dream::model::{Settings, WorldModel};
 use bevy_dream::simulate::check_settings;
 use bevy_dream::{Error, FrameSize, Result};
 
-use crate::output::{load_bar, note};
+use crate::output::{loading, note};
 
 /// Which model runs, and where.
 #[derive(Clone, clap::Args)]
@@ -60,7 +60,7 @@ impl ModelArgs {
         if let Some(why) = why.filter(|_| cfg!(any(feature = "cuda", feature = "metal"))) {
             note(format!("the model runs on {device}: {why}"));
         }
-        let model = checkpoint::watch(load_bar(), || checkpoint::load(&self.model, device))?;
+        let model = loading(|| checkpoint::load(&self.model, device))?;
         if let Some(notice) = &model.info().notice {
             note(notice);
         }

@@ -16,7 +16,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use crate::args::{ModelArgs, WorldArgs};
-use crate::output::{progress, say};
+use crate::output::{loading, progress, say};
 
 /// Chunks before the clock starts.
 const WARM_UP: usize = 3;
@@ -181,7 +181,7 @@ struct FlatOut {
 fn flat_out(args: &Args, model: &Arc<dyn WorldModel>, time: Duration) -> Result<FlatOut> {
     let settings = Some(args.world.settings(&**model)?);
     let options = SessionOptions { size: args.world.size, settings, ..world() };
-    let mut session = Session::new(Arc::clone(model), options)?;
+    let mut session = loading(|| Session::new(Arc::clone(model), options))?;
     let mut times = FlatOut::default();
     let frames = model.info().frames_per_chunk;
     let mut began = Instant::now();

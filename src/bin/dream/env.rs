@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::args::{ModelArgs, WorldArgs};
+use crate::output::loading;
 
 /// A longer line is refused, so that noise on stdin cannot fill the memory.
 const MAX_LINE: u64 = 1 << 20;
@@ -104,7 +105,7 @@ impl Server {
                     size: Some(self.size),
                     settings: Some(self.settings),
                 };
-                self.session = Some(Session::new(Arc::clone(&self.model), options)?);
+                self.session = Some(loading(|| Session::new(Arc::clone(&self.model), options))?);
                 let FrameSize { width, height } = self.size;
                 let fps = self.model.info().fps;
                 let ready = json!({
@@ -123,7 +124,8 @@ impl Server {
                 (made, chunk.frames)
             }
             Request::Prompt(prompt) => {
-                self.session()?.set_prompt(&prompt)?;
+                let session = self.session()?;
+                loading(|| session.set_prompt(&prompt))?;
                 ok
             }
             Request::Snapshot(name) => {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use bevy_dream::checkpoint::Progress;
+use bevy_dream::checkpoint::{Progress, watch};
 use bevy_dream::{Error, Result};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
@@ -33,11 +33,11 @@ pub fn progress(length: u64, unit: &str) -> ProgressBar {
     bar
 }
 
-/// A watcher that shows how far a load is, once it has taken a second.
-pub fn load_bar() -> impl FnMut(Progress) + 'static {
+/// Does what reads a model, or what reads a prompt for it, and shows how far that is, once it has taken a second.
+pub fn loading<T>(load: impl FnOnce() -> T) -> T {
     const PATIENCE: Duration = Duration::from_secs(1);
     let (start, mut bar) = (Instant::now(), None);
-    move |Progress { done, total }| {
+    let show = move |Progress { done, total }| {
         if start.elapsed() > PATIENCE {
             let bar: &mut ProgressBar = bar.get_or_insert_with(|| {
                 let style = ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}");
@@ -47,5 +47,6 @@ pub fn load_bar() -> impl FnMut(Progress) + 'static {
             bar.set_length(total);
             bar.set_position(done);
         }
-    }
+    };
+    watch(show, load)
 }

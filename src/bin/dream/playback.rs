@@ -4,6 +4,8 @@ use bevy_dream::simulate::{ControlScript, Session};
 use bevy_dream::voxel::{Policy, PolicyKind, World, WorldConfig};
 use bevy_dream::{Frame, Result};
 
+use crate::output::loading;
+
 /// Makes the next `frames` frames of a world under `script` and hands each to `show`, with its tick.
 pub fn play(
     session: &mut Session,
@@ -16,7 +18,7 @@ pub fn play(
     while session.tick() < end {
         let (controls, prompt) = script.chunk(session.tick(), per_chunk);
         if let Some(prompt) = prompt {
-            session.set_prompt(prompt)?;
+            loading(|| session.set_prompt(prompt))?;
         }
         let chunk = session.step(&controls)?;
         let ticks = chunk.first_tick..end;

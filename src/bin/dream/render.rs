@@ -13,7 +13,7 @@ use bevy_dream::voxel::PolicyKind;
 use bevy_dream::{Error, Frame, Result};
 
 use crate::args::{ModelArgs, WorldArgs};
-use crate::output::{progress, say};
+use crate::output::{loading, progress, say};
 use crate::playback::{play, script_of};
 
 /// Dream a walk into a video file, and a replay file beside it
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
     let bar = progress(args.frames, "frames");
     let mut frames = Vec::new();
     let played = pool.install(|| {
-        let mut session = Session::new(Arc::clone(&model), options)?;
+        let mut session = loading(|| Session::new(Arc::clone(&model), options))?;
         play(&mut session, &script, args.frames, |tick, frame| {
             video.push(frame)?;
             frames.push((tick, frame_hash(frame)));

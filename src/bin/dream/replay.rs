@@ -10,7 +10,7 @@ use bevy_dream::video::load_image;
 use bevy_dream::{Error, Frame, Result};
 
 use crate::args::ModelArgs;
-use crate::output::{progress, say};
+use crate::output::{loading, progress, say};
 use crate::playback::play;
 
 /// Run a replay file again and print the SHA-256 of its frames
@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> Result<()> {
     let bar = progress(frames.len() as u64, "frames");
     let (mut recorded, mut hasher) = (frames.iter(), FrameHasher::default());
     pool.install(|| {
-        let mut session = Session::new(Arc::clone(&model), options)?;
+        let mut session = loading(|| Session::new(Arc::clone(&model), options))?;
         if let Some(save) = &header.save {
             session.restore(&Snapshot::load(args.file.with_file_name(save), model.info())?)?;
         }

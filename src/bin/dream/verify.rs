@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use bevy_dream::checkpoint::{family, watch};
+use bevy_dream::checkpoint::family;
 use bevy_dream::family::facts::notice;
 use bevy_dream::family::verify::{Stage, verify};
 use bevy_dream::kernel::{ThreadPool, default_threads};
 use bevy_dream::{Error, Result};
 
-use crate::output::{load_bar, note, say};
+use crate::output::{loading, note, say};
 
 /// Compare a model with what its reference implementation computed, stage by stage
 #[derive(clap::Args)]
@@ -26,7 +26,7 @@ pub struct Args {
 /// Runs the command; an error beyond its gate is an error.
 pub fn run(args: &Args) -> Result<()> {
     let pool = ThreadPool::new(args.threads.unwrap_or_else(default_threads))?;
-    let stages = pool.install(|| watch(load_bar(), || verify(&args.folder)))?;
+    let stages = pool.install(|| loading(|| verify(&args.folder)))?;
     if let Some(notice) = notice(&family(&args.folder)?) {
         note(notice);
     }

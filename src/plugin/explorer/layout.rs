@@ -229,11 +229,14 @@ pub(super) fn tell_phase(
     status: Single<&DreamStatus, Changed<DreamStatus>>,
     mut line: Single<&mut Text, With<PhaseLine>>,
 ) {
-    let words = match &status.phase {
-        DreamPhase::Loading => "loading the model ...".into(),
-        DreamPhase::Running | DreamPhase::Paused if status.size == UVec2::ZERO => "dreaming the first frame ...".into(),
-        DreamPhase::Running | DreamPhase::Paused => String::new(),
-        DreamPhase::Failed(reason) => format!("{reason}\npress R to start a new world"),
+    let percent = status.reading.map(|part| format!("{:.0} %", 100.0 * part));
+    let words = match (&status.phase, percent) {
+        (DreamPhase::Failed(reason), _) => format!("{reason}\npress R to start a new world"),
+        (_, Some(percent)) if status.model.is_empty() => format!("loading the model: {percent}"),
+        (_, Some(percent)) => format!("reading the prompt: {percent}"),
+        (DreamPhase::Loading, None) => "loading the model ...".into(),
+        (_, None) if status.size == UVec2::ZERO => "dreaming the first frame ...".into(),
+        (_, None) => String::new(),
     };
     line.set_if_neq(Text(words));
 }
