@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 #[path = "support/fixture.rs"]
 mod support;
-use support::{fixture, reason};
+use support::{fixture, listed, published, reason};
 
 fn changed(file: &str, change: impl FnOnce(&mut HashMap<String, Tensor>)) -> TempDir {
     support::changed("oasis", file, change)
@@ -308,8 +308,8 @@ fn bad_configs_are_one_clear_line() {
 
 #[test]
 fn asks_for_exactly_the_published_layout() {
-    let text = fs::read_to_string(fixture("oasis/oasis500m.json")).unwrap();
-    let layout: BTreeMap<String, BTreeMap<String, Vec<usize>>> = serde_json::from_str(&text).unwrap();
+    let list = listed("oasis/oasis500m.json");
+    let layout = BTreeMap::from(["dit", "vae"].map(|network| (network, published(list[network].clone()))));
     let count = |network: &str| layout[network].values().map(|shape| shape.iter().product::<usize>()).sum::<usize>();
     assert_eq!([count("dit"), count("vae")], [607_943_744, 229_246_160]);
     let config = Config::default();

@@ -2,7 +2,7 @@
 //!
 //! `tests/fixtures/taehv*` are written by `train/fixtures/taehv.py`. Published weights have never been run here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 #[path = "support/fixture.rs"]
 mod support;
-use support::{fixture, reason};
+use support::{fixture, listed, published, reason};
 
 fn changed(file: &str, change: impl FnOnce(&mut HashMap<String, Tensor>)) -> TempDir {
     support::changed("taehv", file, change)
@@ -174,8 +174,7 @@ fn loads_exactly_the_published_layouts() {
     for (list, patch, channels) in
         [("taehv/taehv1_5.json", 2, 32), ("taehv/taew2_1.json", 1, 16), ("taehv_super/taehv1_5_super.json", 2, 32)]
     {
-        let layout = fs::read_to_string(fixture(list)).unwrap();
-        let layout: BTreeMap<String, Vec<usize>> = serde_json::from_str(&layout).unwrap();
+        let layout = published(listed(list));
         let parameters: usize = layout.values().map(|shape| shape.iter().product::<usize>()).sum();
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F16, &Device::Cpu).unwrap();
         let tensors: HashMap<_, _> = layout.iter().map(|(name, shape)| (name.as_str(), zeros(shape))).collect();

@@ -4,12 +4,14 @@
 //! `tests/fixtures/{wan,wan_window,wan_longlive,wan_lora,umt5}` are written by `train/fixtures/wan.py`. Published weights have never
 //! been run here.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use bevy_dream::checkpoint::{self, DeviceChoice, Index, Weights};
+use bevy_dream::checkpoint::{self, DeviceChoice, Index, Progress, Weights};
 use bevy_dream::family::umt5;
 use bevy_dream::family::verify::{Stage, verify};
 use bevy_dream::family::wan::{Files, Networks, World, published_layout};
@@ -21,7 +23,7 @@ use tempfile::TempDir;
 
 #[path = "support/fixture.rs"]
 mod support;
-use support::{changed, copy, fixture, reason};
+use support::{changed, copy, fixture, listed, published, reason};
 
 type Tensors = HashMap<String, Tensor>;
 
@@ -211,6 +213,7 @@ fn bad_files_are_one_clear_line() {
         ("weights.safetensors", "head.modulation", None, "'head.modulation' is missing"),
         ("weights.safetensors", "head.head.bias", Some((zeros(&[16]) / 0.0).unwrap()), "numbers that are not finite"),
         ("weights.safetensors", "head.head.bias", Some(zeros(&[5])), "the config (in_dim, patch_size) makes it [16]"),
+        ("weights.safetensors", "head.head.bias", zeros(&[16]).to_dtype(DType::I64).ok(), "'head.head.bias' holds I64"),
         ("weights.safetensors", "mystery", Some(zeros(&[1])), "'mystery' has no place"),
         ("weights.safetensors", "model.head.head.bias", Some(zeros(&[16])), "in another spelling"),
         ("weights.safetensors", "time_projection.1.weight", None, "no DiT here"),
@@ -255,11 +258,8 @@ fn bad_files_are_one_clear_line() {
 
 #[test]
 fn asks_for_exactly_the_published_layouts() {
-    let read = |name: &str| -> BTreeMap<String, Vec<usize>> {
-        serde_json::from_str(&fs::read_to_string(fixture(name)).unwrap()).unwrap()
-    };
     let count = |layout: &BTreeMap<String, Vec<usize>>| layout.values().map(|s| s.iter().product::<usize>()).sum();
-    let (dit, text) = (read("wan/wan2.1-1.3b.json"), read("umt5/umt5-xxl.json"));
+    let (dit, text) = (published(listed("wan/wan2.1-1.3b.json")), published(listed("umt5/umt5-xxl.json")));
     let sizes: [usize; 2] = [count(&dit), count(&text)];
     assert_eq!(sizes.map(|size| size / 1_000_000), [1418, 5680]);
     assert_eq!(published_layout("{}").unwrap(), dit);
@@ -501,6 +501,15 @@ fn a_folder_of_diffusers_opens() {
     // The config says what the reference's says, but for how many rows of text are seen.
     fs::copy(fixture("wan/case.safetensors"), folder.path().join("case.safetensors")).unwrap();
     assert!(passes(folder.path()));
+}
+
+#[test]
+fn the_reading_of_a_prompt_tells_how_far_it_is() {
+    let told = Rc::new(Cell::new(None));
+    let watcher = Rc::clone(&told);
+    checkpoint::watch(move |progress| watcher.set(Some(progress)), || verify(&fixture("umt5"))).unwrap();
+    let Progress { done, total } = told.get().unwrap();
+    assert!(done == total && total > 30_000, "{done} of {total}");
 }
 
 #[test]

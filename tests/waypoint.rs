@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 #[path = "support/fixture.rs"]
 mod support;
-use support::{fixture, reason};
+use support::{fixture, listed, published, reason};
 
 fn changed(file: &str, change: impl FnOnce(&mut HashMap<String, Tensor>)) -> TempDir {
     support::changed("waypoint", file, change)
@@ -176,8 +176,7 @@ fn few_bits_a_weight_are_near() {
 
 #[test]
 fn asks_for_exactly_the_published_layout() {
-    let text = fs::read_to_string(fixture("waypoint/waypoint-1.5.json")).unwrap();
-    let layout: BTreeMap<String, Vec<usize>> = serde_json::from_str(&text).unwrap();
+    let layout = published(listed("waypoint/waypoint-1.5.json"));
     assert_eq!(layout.len() + 1, 369, "with the null embedding, which is of no use without training");
     let stored: usize = layout.values().map(|shape| shape.iter().product::<usize>()).sum();
     assert_eq!(stored / 1_000_000, 1860);

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use candle_core::DType;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
@@ -45,6 +46,24 @@ pub struct Entry {
     pub(super) start: u64,
     /// Which of the files.
     pub(super) file: usize,
+}
+
+impl Entry {
+    /// The format of its numbers, if it is one of those that weights have.
+    pub(super) fn float(&self) -> Option<DType> {
+        match self.dtype {
+            Dtype::F32 => Some(DType::F32),
+            Dtype::F16 => Some(DType::F16),
+            Dtype::BF16 => Some(DType::BF16),
+            Dtype::F64 => Some(DType::F64),
+            _ => None,
+        }
+    }
+
+    /// Why `name` is no weight.
+    pub(super) fn no_float(&self, name: &str) -> String {
+        format!("'{name}' holds {:?}, not floating-point numbers", self.dtype)
+    }
 }
 
 /// The tensors of one checkpoint: a `.safetensors` file, shards with their `.safetensors.index.json`, or a `.pt`, `.pth`
@@ -107,7 +126,7 @@ impl Index {
     /// wrong one; names that end in one of `ignored` do not count.
     ///
     /// # Errors
-    /// [`Error::Model`] naming the first that is missing, of another shape or left over.
+    /// [`Error::Model`] naming the first that is missing, of another shape, of no floating-point numbers or left over.
     pub fn check<C: Clone>(
         &self,
         config: &C,
@@ -118,13 +137,15 @@ impl Index {
         let made = layout(config);
         let wrong = |reason| Err(Error::model(&self.path, reason));
         for (name, shape) in &made {
-            match self.tensors.get(name).map(|entry| &entry.shape) {
-                None => return wrong(format!("'{name}' is missing")),
-                Some(found) if found != shape => {
-                    let by = blame(config, sizes, layout, name, found);
-                    return wrong(format!("'{name}' has the shape {found:?}, but {by} makes it {shape:?}"));
-                }
-                Some(_) => {}
+            let Some(entry) = self.tensors.get(name) else {
+                return wrong(format!("'{name}' is missing"));
+            };
+            if entry.shape != *shape {
+                let by = blame(config, sizes, layout, name, &entry.shape);
+                return wrong(format!("'{name}' has the shape {:?}, but {by} makes it {shape:?}", entry.shape));
+            }
+            if entry.float().is_none() {
+                return wrong(entry.no_float(name));
             }
         }
         match self

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
-use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::index::{Entry, Index};
@@ -259,13 +258,7 @@ impl<'a> Vars<'a> {
         if !weights.unused.borrow_mut().remove(&name) {
             return Err(weights.error(format!("'{name}' is used twice")));
         }
-        let dtype = match entry.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F64 => DType::F64,
-            other => return Err(weights.error(format!("'{name}' holds {other:?}, not floating-point numbers"))),
-        };
+        let dtype = entry.float().ok_or_else(|| weights.error(entry.no_float(&name)))?;
         Ok((name, entry, dtype))
     }
 

@@ -1,6 +1,6 @@
 //! Parity fixtures and damaged copies of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,22 @@ pub fn changed(name: &str, file: &str, change: impl FnOnce(&mut HashMap<String, 
     change(&mut tensors);
     safetensors::save(&tensors, &path).unwrap();
     folder
+}
+
+/// Names and shapes at a published size, from a list that has the number format of each, too: loaders ask for numbers of any
+/// floating-point format.
+pub fn published(list: serde_json::Value) -> BTreeMap<String, Vec<usize>> {
+    let list: BTreeMap<String, (String, Vec<usize>)> = serde_json::from_value(list).unwrap();
+    let shape = |(name, (format, shape)): (String, (String, _))| {
+        assert_eq!(format, "float32", "{name}");
+        (name, shape)
+    };
+    list.into_iter().map(shape).collect()
+}
+
+/// The list in a file of a fixture.
+pub fn listed(name: &str) -> serde_json::Value {
+    serde_json::from_str(&fs::read_to_string(fixture(name)).unwrap()).unwrap()
 }
 
 /// Why a fixture is refused, in one line.
