@@ -14,7 +14,7 @@ use bevy::window::{CursorGrabMode, CursorOptions, FileDragAndDrop, WindowFocused
 
 use super::bar::PromptBar;
 use super::hud::Figures;
-use super::layout::{Help, MessageLine, View};
+use super::layout::{Help, MessageLine, PhaseLine, View};
 use super::travel::BranchList;
 use super::truth::TruthView;
 use super::*;
@@ -32,6 +32,10 @@ fn app_of(model: FakeModel, options: ExploreOptions) -> App {
         model.info.fps = 500.0;
         Ok(model.shared())
     });
+    app_with(loader, options)
+}
+
+fn app_with(loader: ModelLoader, options: ExploreOptions) -> App {
     let mut app = App::new();
     app.add_plugins((
         MinimalPlugins,
@@ -110,6 +114,23 @@ fn type_prompt(app: &mut App, text: &str) {
 
 fn message(app: &mut App) -> String {
     app.world_mut().query_filtered::<&Text, With<MessageLine>>().single(app.world()).unwrap().0.clone()
+}
+
+#[test]
+fn one_sees_how_far_a_load_is() {
+    let loader = ModelLoader::new(|_| {
+        // What takes less than a second is not told.
+        std::thread::sleep(Duration::from_millis(1100));
+        crate::checkpoint::sha256(&[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])?;
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(FakeModel::fast().shared())
+    });
+    let mut app = app_with(loader, ExploreOptions::new("model"));
+    let told = |app: &mut App| {
+        app.world_mut().query_filtered::<&Text, With<PhaseLine>>().single(app.world()).unwrap().0.clone()
+    };
+    until(&mut app, |app| told(app) == "loading the model: 0 %");
+    until(&mut app, |app| told(app).is_empty());
 }
 
 #[test]
