@@ -92,6 +92,7 @@ impl Plugin for DreamPlugin {
         event::register(app);
         app.insert_resource(self.loader.clone())
             .init_resource::<diagnostic::Taken>()
+            .init_resource::<run::Threads>()
             .add_systems(PreUpdate, (run::hear, run::show).chain().in_set(DreamSystems::Show))
             .add_systems(
                 PreUpdate,

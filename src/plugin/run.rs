@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::Settings;
 use crate::simulate::{ControlScript, SessionOptions, check_settings};
-use crate::stream::{Event, Stream, StreamOptions, TimedFrame, Wake};
+use crate::stream::{Event, Stream, StreamOptions, StreamThread, TimedFrame, Wake};
 use crate::{FrameSize, Result};
 
 /// The frame rate is measured over this time.
@@ -42,6 +42,11 @@ pub(super) struct Running {
     shown: VecDeque<(Instant, u64)>,
 }
 
+/// The model threads that have not ended, lest a world that goes in the middle of the game makes it wait for a recording. The end of
+/// the game does wait.
+#[derive(Resource, Default)]
+pub(super) struct Threads(Vec<StreamThread>);
+
 /// Makes the model threads do what the [`Dream`]s say.
 pub(super) fn follow(
     mut commands: Commands,
@@ -52,6 +57,7 @@ pub(super) fn follow(
     screens: Query<(), With<DreamScreen>>,
     loader: Res<ModelLoader>,
     taken: Res<Taken>,
+    mut threads: ResMut<Threads>,
     mut images: ResMut<Assets<Image>>,
     #[cfg(feature = "window")] proxy: Option<Res<bevy::winit::EventLoopProxyWrapper>>,
 ) {
@@ -80,6 +86,8 @@ pub(super) fn follow(
                     _ => None,
                 };
                 Running::start(dream, script.map(|script| script.0.clone()), loader.clone(), wake).map(|running| {
+                    threads.0.retain(|thread| !thread.is_finished());
+                    threads.0.push(running.stream.thread());
                     commands.entity(entity).insert(Running { failure, ..running });
                 })
             }
