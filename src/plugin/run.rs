@@ -7,7 +7,7 @@ use bevy::diagnostic::Diagnostics;
 use bevy::prelude::*;
 
 use super::component::show_in;
-use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, Taken, measure_chunk};
+use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, Taken, measure_chunk, measure_spacing};
 use super::event::Tell;
 use super::wish::Wishes;
 use super::{
@@ -130,7 +130,7 @@ pub(super) fn hear(
 ) {
     let _lap = taken.lap();
     for (entity, mut dream, mut status, mut running) in &mut dreams {
-        let Running { stream, wishes, began, paused, failure, shipped, .. } = &mut *running;
+        let Running { stream, wishes, began, paused, failure, shipped, shown, .. } = &mut *running;
         let wish = dream.bypass_change_detection();
         let finished = stream.is_finished();
         for (obeyed, event) in stream.told() {
@@ -154,6 +154,8 @@ pub(super) fn hear(
                 }
                 Event::Paused(now) => {
                     *paused = now;
+                    // The time that it stands still is no spacing.
+                    shown.clear();
                     match status.phase {
                         DreamPhase::Running if now => status.phase = DreamPhase::Paused,
                         DreamPhase::Paused if !now => status.phase = DreamPhase::Running,
@@ -226,7 +228,11 @@ pub(super) fn show(
         let Some(frame) = running.stream.due_frame(now) else { continue };
         status.tick = frame.tick;
         status.size = UVec2::new(frame.size.width as u32, frame.size.height as u32);
-        if running.note(&frame, now) && !frame.chunk.controls.is_empty() {
+        let (new_chunk, spacing) = running.note(&frame, now);
+        if let Some(spacing) = spacing.filter(|_| status.fps > 0.0) {
+            measure_spacing(&mut diagnostics, spacing, Duration::from_secs_f32(1.0 / status.fps));
+        }
+        if new_chunk && !frame.chunk.controls.is_empty() {
             measure_chunk(&mut diagnostics, &frame.chunk, now);
             commands.tell(DreamChunkShown {
                 entity,
@@ -295,18 +301,19 @@ impl Running {
         Ok(())
     }
 
-    /// Notes a frame shown; whether it is the first of its chunk that is.
-    fn note(&mut self, frame: &TimedFrame, now: Instant) -> bool {
+    /// Notes a frame shown: whether it is the first of its chunk that is, and how long after the one before of this walk.
+    fn note(&mut self, frame: &TimedFrame, now: Instant) -> (bool, Option<Duration>) {
         let chunk = Some((frame.chunk.world, frame.chunk.index));
         let before = std::mem::replace(&mut self.chunk, chunk);
         if before.is_none_or(|(world, _)| world != frame.chunk.world) {
             self.shown.clear();
         }
+        let spacing = self.shown.back().map(|(before, _)| now - *before).filter(|_| !self.paused);
         self.shown.push_back((now, frame.tick));
         while self.shown.front().is_some_and(|(time, _)| now - *time > RATE_WINDOW) {
             self.shown.pop_front();
         }
-        before != chunk
+        (before != chunk, spacing)
     }
 
     /// Frames per second lately.

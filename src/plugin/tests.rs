@@ -84,7 +84,7 @@ fn frames_come_to_an_image() {
     assert_eq!(image.size(), UVec2::splat(32));
     assert_eq!(image.data.as_ref().unwrap().len(), 32 * 32 * 4);
     let measured = app.world().resource::<DiagnosticsStore>();
-    for path in [NATIVE_FPS, MODEL_FPS, CONTROL_TO_FRAME_MS, UPDATE_MS] {
+    for path in [NATIVE_FPS, MODEL_FPS, CONTROL_TO_FRAME_MS, SPACING_MS, UPDATE_MS] {
         assert!(measured.get(&path).unwrap().value().unwrap() > 0.0, "{path:?}");
     }
 }
