@@ -58,8 +58,8 @@ use bevy::prelude::*;
 
 pub use component::{Dream, DreamControls, DreamPhase, DreamScreen, DreamScript, DreamStatus};
 pub use diagnostic::{
-    COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, FORESEE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES, UPDATE_MS,
-    UPLOAD_MS,
+    COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, FORESEE_MS, MODEL_FPS, NATIVE_FPS, QUEUED_FRAMES,
+    SPACING_MS, SPACING_OFF, UPDATE_MS, UPLOAD_MS,
 };
 pub use event::{
     DreamChunkShown, DreamError, DreamLoad, DreamMoved, DreamPromptApplied, DreamRecord, DreamRecorded, DreamRecovered,
@@ -92,6 +92,7 @@ impl Plugin for DreamPlugin {
         event::register(app);
         app.insert_resource(self.loader.clone())
             .init_resource::<diagnostic::Taken>()
+            .init_resource::<run::Threads>()
             .add_systems(PreUpdate, (run::hear, run::show).chain().in_set(DreamSystems::Show))
             .add_systems(
                 PreUpdate,

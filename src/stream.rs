@@ -125,8 +125,8 @@ pub enum Event {
     Ended(String),
 }
 
-/// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present pass through the network,
-/// and waits only for a recording to be complete, of which at most 32 frames are not written.
+/// One dreamed world at a time, running on its own thread. Dropping it ends the thread after the present pass through the network;
+/// for what it then waits see [`StreamThread`].
 pub struct Stream {
     commands: Sender<Command>,
     /// Counts the commands.
@@ -136,9 +136,38 @@ pub struct Stream {
     input: Arc<Input>,
     /// Raised when the chunk that is being made is of no interest any more.
     interrupt: Interrupt,
+    /// Dropped last: a closed mailbox ends it.
+    thread: StreamThread,
+}
+
+/// The thread of a [`Stream`]. When the stream and all clones of this are dropped and a recording is not complete, the last of
+/// them waits for it, for the end of the process would cut it off: at most 32 frames are not written. What must not wait when a
+/// stream goes keeps a clone until the thread has ended.
+#[derive(Clone)]
+pub struct StreamThread(Arc<Joined>);
+
+struct Joined {
+    /// None once it is waited for.
+    handle: Option<JoinHandle<()>>,
     /// Held by every recording that is not written yet.
     films: Arc<()>,
-    thread: Option<JoinHandle<()>>,
+}
+
+impl StreamThread {
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        self.0.handle.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.films) > 1
+            && let Some(handle) = self.handle.take()
+        {
+            handle.join().ok();
+        }
+    }
 }
 
 impl Stream {
@@ -171,7 +200,7 @@ impl Stream {
             wake: options.wake,
             films: Arc::downgrade(&films),
         };
-        let thread = thread::Builder::new()
+        let handle = thread::Builder::new()
             .name("dream-model".into())
             .spawn(move || worker.run(load, options.world, options.threads))
             .map_err(|e| Error::Thread(e.to_string()))?;
@@ -182,8 +211,7 @@ impl Stream {
             playout: Playout::new(chunks, world),
             input,
             interrupt,
-            films,
-            thread: Some(thread),
+            thread: StreamThread(Arc::new(Joined { handle: Some(handle), films })),
         })
     }
 
@@ -311,7 +339,12 @@ impl Stream {
 
     /// Whether the thread has ended.
     pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.thread.is_finished()
+    }
+
+    /// Its thread, to be kept by what must not wait when the stream goes.
+    pub fn thread(&self) -> StreamThread {
+        self.thread.clone()
     }
 
     fn send(&self, command: Command) -> Result<()> {
@@ -334,16 +367,8 @@ impl Stream {
 }
 
 impl Drop for Stream {
-    /// The end of the process would cut a recording off.
     fn drop(&mut self) {
         self.interrupt.raise();
-        if Arc::strong_count(&self.films) > 1
-            && let Some(thread) = self.thread.take()
-        {
-            // A closed mailbox ends the thread.
-            self.commands = crossbeam_channel::bounded(0).0;
-            thread.join().ok();
-        }
     }
 }
 

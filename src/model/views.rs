@@ -1,7 +1,7 @@
 //! What is still in view of the past: frames as another camera sees them.
 
 use std::f64::consts::TAU;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 use smallvec::SmallVec;
@@ -43,8 +43,8 @@ struct Seen {
     nearness: Array,
     camera: Camera,
     /// Both in half precision as they are saved, made when they first are: cells `[height, width, 3 * side * side]` in −1..1 and
-    /// nearness.
-    saved: OnceLock<[Tensor; 2]>,
+    /// nearness. The last frame shares it with the key frame that it is.
+    saved: Arc<OnceLock<[Tensor; 2]>>,
 }
 
 impl Seen {
@@ -59,7 +59,7 @@ impl Seen {
         let nearness = Array::new(nearness.dims(), &Device::Cpu, |out| {
             out.iter_mut().zip(&*numbers).for_each(|(out, near)| *out = half(near.max(0.0)));
         })?;
-        Ok(Self { picture, nearness, camera, saved: OnceLock::new() })
+        Ok(Self { picture, nearness, camera, saved: Arc::default() })
     }
 
     fn names(name: &str) -> [String; 3] {

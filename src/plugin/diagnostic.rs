@@ -22,6 +22,10 @@ pub const DECODE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/decode_ms
 pub const COMMIT_MS: DiagnosticPath = DiagnosticPath::const_new("dream/commit_ms");
 /// Milliseconds from the taking of the controls to the showing of the first frame made under them.
 pub const CONTROL_TO_FRAME_MS: DiagnosticPath = DiagnosticPath::const_new("dream/control_to_frame_ms");
+/// Milliseconds from each frame shown to the next of a world that runs.
+pub const SPACING_MS: DiagnosticPath = DiagnosticPath::const_new("dream/spacing_ms");
+/// Percent of the frames lately shown, a minute of one world, that came more than half a frame's time too early or too late.
+pub const SPACING_OFF: DiagnosticPath = DiagnosticPath::const_new("dream/spacing_off");
 /// Frames that are made and wait to be shown.
 pub const QUEUED_FRAMES: DiagnosticPath = DiagnosticPath::const_new("dream/queued_frames");
 /// Milliseconds of an update that the plugin's systems take.
@@ -30,20 +34,28 @@ pub const UPDATE_MS: DiagnosticPath = DiagnosticPath::const_new("dream/update_ms
 /// Bevy's renderer, or in the update where it has none. Measured with the feature `record`, which brings the renderer.
 pub const UPLOAD_MS: DiagnosticPath = DiagnosticPath::const_new("dream/upload_ms");
 
+/// Measurements of most diagnostics that are kept.
+const LATELY: usize = 60;
+
+/// Measurements of [`SPACING_OFF`] that are kept: one frame in a hundred shows only in many.
+const A_MINUTE: usize = 1200;
+
 pub(super) fn register(app: &mut App) {
-    for (path, suffix) in [
-        (NATIVE_FPS, ""),
-        (MODEL_FPS, ""),
-        (FORESEE_MS, "ms"),
-        (DENOISE_MS, "ms"),
-        (DECODE_MS, "ms"),
-        (COMMIT_MS, "ms"),
-        (CONTROL_TO_FRAME_MS, "ms"),
-        (QUEUED_FRAMES, ""),
-        (UPDATE_MS, "ms"),
-        (UPLOAD_MS, "ms"),
+    for (path, suffix, kept) in [
+        (NATIVE_FPS, "", LATELY),
+        (MODEL_FPS, "", LATELY),
+        (FORESEE_MS, "ms", LATELY),
+        (DENOISE_MS, "ms", LATELY),
+        (DECODE_MS, "ms", LATELY),
+        (COMMIT_MS, "ms", LATELY),
+        (CONTROL_TO_FRAME_MS, "ms", LATELY),
+        (SPACING_MS, "ms", LATELY),
+        (SPACING_OFF, "%", A_MINUTE),
+        (QUEUED_FRAMES, "", LATELY),
+        (UPDATE_MS, "ms", LATELY),
+        (UPLOAD_MS, "ms", LATELY),
     ] {
-        app.register_diagnostic(Diagnostic::new(path).with_suffix(suffix).with_max_history_length(60));
+        app.register_diagnostic(Diagnostic::new(path).with_suffix(suffix).with_max_history_length(kept));
     }
 }
 
@@ -76,6 +88,17 @@ pub(super) fn measure_update(taken: Res<Taken>, mut diagnostics: Diagnostics) {
     diagnostics.add_measurement(&UPDATE_MS, || nanos as f64 * 1e-6);
 }
 
+/// Measures how long after the one before a frame is shown that should follow it after `frame_time`.
+pub(super) fn measure_spacing(diagnostics: &mut Diagnostics, spacing: Duration, frame_time: Duration) {
+    diagnostics.add_measurement(&SPACING_MS, || spacing.as_secs_f64() * 1e3);
+    diagnostics.add_measurement(&SPACING_OFF, || if is_off(spacing, frame_time) { 100.0 } else { 0.0 });
+}
+
+/// Whether it is by more than half.
+fn is_off(spacing: Duration, frame_time: Duration) -> bool {
+    spacing.abs_diff(frame_time) > frame_time / 2
+}
+
 /// Measures a chunk whose first frame is shown at `now`.
 pub(super) fn measure_chunk(diagnostics: &mut Diagnostics, chunk: &ChunkInfo, now: Instant) {
     let times = chunk.times;
@@ -87,4 +110,15 @@ pub(super) fn measure_chunk(diagnostics: &mut Diagnostics, chunk: &ChunkInfo, no
     diagnostics.add_measurement(&CONTROL_TO_FRAME_MS, || ms(now.saturating_duration_since(chunk.sampled)));
     let busy = (chunk.ready - chunk.sampled + times.commit).as_secs_f64();
     diagnostics.add_measurement(&MODEL_FPS, || chunk.controls.len() as f64 / busy);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_off_by_more_than_half_its_time() {
+        let off = [24, 25, 50, 75, 76].map(|ms| is_off(Duration::from_millis(ms), Duration::from_millis(50)));
+        assert_eq!(off, [true, false, false, false, true]);
+    }
 }

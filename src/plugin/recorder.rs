@@ -41,8 +41,8 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::DreamError;
 use super::event::Tell;
 use crate::controls::{CONTROL_NAMES, TICKS_PER_SECOND};
-use crate::dataset::{CaptionSet, EpisodeMeta, ShardWriter};
-use crate::{Frame, FrameSize, Result};
+use crate::dataset::{CaptionSet, EpisodeMeta, ShardWriter, check_action};
+use crate::{Error, Frame, FrameSize, Result};
 
 /// Bytes that the rows of a picture from the graphics card are a multiple of.
 const ROW_ALIGNMENT: usize = 256;
@@ -65,7 +65,8 @@ impl Plugin for DreamRecorderPlugin {
 ///
 /// It begins with the first picture that is not black. An episode is written when it is complete, and when the recorder goes,
 /// while the game goes on; the end of the game waits for it. A folder may already hold shards. What cannot
-/// be written is told by a [`DreamError`] of this entity, and is the end of the recording.
+/// be written is told by a [`DreamError`] of this entity, and is the end of the recording. Changes of its fields count for the next
+/// recording.
 #[derive(Component, Clone, Debug, PartialEq, Reflect)]
 #[reflect(Component, Debug, PartialEq)]
 #[component(on_add = begin, on_remove = end)]
@@ -100,14 +101,16 @@ impl DreamRecorder {
 pub struct DreamTake {
     /// The [`DreamRecorder`].
     pub entity: Entity,
-    /// What led to the frame: the numbers that [`DreamRecorder::actions`] names. With more or fewer the frame is not recorded,
-    /// and a [`DreamError`] tells so.
+    /// What led to the frame: the numbers that [`DreamRecorder::actions`] names, by [`check_action`]. With others the frame is
+    /// not recorded, which a [`DreamError`] tells once until it is again, and what follows is another episode.
     pub action: Vec<f32>,
 }
 
 /// A recording under way.
 #[derive(Component)]
 struct Recording {
+    /// As it was when it began, at least a pixel large.
+    recorder: DreamRecorder,
     target: Handle<Image>,
     /// The frames of the episode so far, and what led to them.
     episode: Vec<(Frame, Vec<f32>)>,
@@ -116,6 +119,8 @@ struct Recording {
     next: u64,
     /// Whether the camera has drawn something: at first its shaders are still compiled.
     drawn: bool,
+    /// Whether the last action was refused.
+    refused: bool,
     episodes: Sender<Vec<(Frame, Vec<f32>)>>,
     /// Dropped after the sender: it waits for who reads from it.
     writer: Arc<Writer>,
@@ -150,22 +155,32 @@ struct Shot {
 }
 
 fn begin(mut world: DeferredWorld, HookContext { entity, .. }: HookContext) {
-    let Some(recorder) = world.get::<DreamRecorder>(entity).cloned() else { return };
-    let size = recorder.size.max(UVec2::ONE);
-    let mut image = Image::new_target_texture(size.x, size.y, TextureFormat::Rgba8UnormSrgb, None);
+    let Some(mut recorder) = world.get::<DreamRecorder>(entity).cloned() else { return };
+    recorder.size = recorder.size.max(UVec2::ONE);
+    let mut image = Image::new_target_texture(recorder.size.x, recorder.size.y, TextureFormat::Rgba8UnormSrgb, None);
     image.texture_descriptor.usage |= TextureUsages::COPY_SRC;
     let target = world.resource_mut::<Assets<Image>>().add(image);
     let (episodes, inbox) = unbounded();
     let (failed, errors) = unbounded();
+    let began = recorder.clone();
     let thread = thread::spawn(move || {
-        if let Err(error) = write(&recorder, &inbox) {
+        if let Err(error) = write(&began, &inbox) {
             failed.send(error.to_string()).ok();
         }
     });
     let writer = Arc::new(Writer { recorder: entity, errors, thread: Some(thread) });
     world.resource_mut::<Writers>().0.push(Arc::clone(&writer));
-    let recording =
-        Recording { target: target.clone(), episode: vec![], shots: 0, next: 0, drawn: false, episodes, writer };
+    let recording = Recording {
+        recorder,
+        target: target.clone(),
+        episode: vec![],
+        shots: 0,
+        next: 0,
+        drawn: false,
+        refused: false,
+        episodes,
+        writer,
+    };
     world.commands().entity(entity).insert((RenderTarget::Image(target.into()), recording));
 }
 
@@ -211,17 +226,28 @@ fn write(recorder: &DreamRecorder, inbox: &Receiver<Vec<(Frame, Vec<f32>)>>) -> 
     Ok(())
 }
 
-fn take(take: On<DreamTake>, mut recordings: Query<(&DreamRecorder, &mut Recording)>, mut commands: Commands) {
-    if let Ok((recorder, mut recording)) = recordings.get_mut(take.entity) {
-        let (given, named) = (take.action.len(), recorder.actions.len());
-        if given != named {
-            let reason = format!("an action of {given} numbers is not recorded: the recorder names {named}");
-            commands.tell(DreamError { entity: take.entity, reason, fatal: false });
-            return;
+fn take(take: On<DreamTake>, mut recordings: Query<&mut Recording>, mut commands: Commands) {
+    let DreamTake { entity, action } = &*take;
+    let Ok(mut recording) = recordings.get_mut(*entity) else { return };
+    let number = recording.shots;
+    recording.shots += 1;
+    let usable = match (action.len(), recording.recorder.actions.len()) {
+        (given, named) if given != named => {
+            Err(Error::input(format!("an action of {given} numbers cannot be recorded: the recorder names {named}")))
         }
-        let shot = Shot { recorder: take.entity, number: recording.shots, action: take.action.clone() };
-        recording.shots += 1;
-        commands.spawn((shot, Readback::texture(recording.target.clone())));
+        _ => check_action(action),
+    };
+    let before = mem::replace(&mut recording.refused, usable.is_err());
+    match usable {
+        Ok(()) => {
+            let shot = Shot { recorder: *entity, number, action: action.clone() };
+            commands.spawn((shot, Readback::texture(recording.target.clone())));
+        }
+        Err(error) if !before => {
+            let reason = format!("{error}; frames are left out until it is as it should be");
+            commands.tell(DreamError { entity: *entity, reason, fatal: false });
+        }
+        Err(_) => {}
     }
 }
 
@@ -236,12 +262,12 @@ fn end_shots(shots: Query<Entity, (With<Shot>, With<Readback>)>, mut commands: C
 fn keep(
     done: On<ReadbackComplete>,
     shots: Query<&Shot>,
-    mut recordings: Query<(&DreamRecorder, &mut Recording)>,
+    mut recordings: Query<&mut Recording>,
     mut commands: Commands,
 ) {
     let Ok(shot) = shots.get(done.entity) else { return };
     commands.entity(done.entity).despawn();
-    let Ok((recorder, mut recording)) = recordings.get_mut(shot.recorder) else { return };
+    let Ok(mut recording) = recordings.get_mut(shot.recorder) else { return };
     if shot.number < recording.next {
         return;
     }
@@ -251,14 +277,15 @@ fn keep(
     if !goes_on {
         recording.end_episode();
     }
-    let size = FrameSize::new(recorder.size.x as usize, recorder.size.y as usize);
+    let UVec2 { x: width, y: height } = recording.recorder.size;
+    let size = FrameSize::new(width as usize, height as usize);
     if let Some(rgb) = unpad(&done.data, size) {
         recording.drawn |= rgb.iter().any(|&part| part > 0);
         if recording.drawn {
             recording.episode.push((Frame { size, rgb }, shot.action.clone()));
         }
     }
-    if recording.episode.len() >= recorder.frames {
+    if recording.episode.len() >= recording.recorder.frames {
         recording.end_episode();
     }
 }
@@ -383,14 +410,14 @@ mod tests {
         assert!(!written.join().unwrap().is_empty(), "the end of the game waits");
     }
 
-    /// What the last error said.
+    /// What the errors said.
     #[derive(Resource, Default)]
-    struct Told(String);
+    struct Told(Vec<String>);
 
     fn telling_app() -> App {
         let mut app = app();
         app.init_resource::<Told>();
-        app.add_observer(|error: On<DreamError>, mut told: ResMut<Told>| told.0.clone_from(&error.reason));
+        app.add_observer(|error: On<DreamError>, mut told: ResMut<Told>| told.0.push(error.reason.clone()));
         app
     }
 
@@ -401,7 +428,7 @@ mod tests {
             assert!(start.elapsed() < Duration::from_secs(20));
             app.update();
         }
-        app.world().resource::<Told>().0.clone()
+        app.world().resource::<Told>().0.join("; ")
     }
 
     #[test]
@@ -431,16 +458,48 @@ mod tests {
     }
 
     #[test]
-    fn an_action_of_another_length_is_refused_at_once_and_costs_nothing_else() {
+    fn a_bad_action_is_refused_at_once_and_costs_no_other_frame() {
+        for (bad, reason) in [
+            (vec![1.0], "an action of 1 numbers"),
+            (vec![f32::NAN; 8], "an action of NaN"),
+            (vec![-1e30; 8], "cannot be trained on"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut app = telling_app();
+            let entity = app.world_mut().spawn(DreamRecorder::new(folder.path(), SIZE)).id();
+            let good = |app: &mut App, frames: u8| (0..frames).for_each(|_| take(app, entity, vec![0.0; 8], 1, true));
+            let told = |app: &App, times: usize| {
+                let told = &app.world().resource::<Told>().0;
+                assert!(told.len() == times && told.iter().all(|told| told.contains(reason)), "{told:?}");
+            };
+            good(&mut app, 3);
+            for _ in 0..2 {
+                app.world_mut().trigger(DreamTake { entity, action: bad.clone() });
+                app.world_mut().flush();
+                told(&app, 1);
+            }
+            good(&mut app, 2);
+            app.world_mut().trigger(DreamTake { entity, action: bad.clone() });
+            app.world_mut().flush();
+            told(&app, 2);
+            assert!(app.world().get::<DreamRecorder>(entity).is_some(), "it goes on");
+            good(&mut app, 1);
+            drop(app);
+            let frames: Vec<_> = episodes(folder.path()).iter().map(|e| e.frames.len()).collect();
+            assert_eq!(frames, [3, 2, 1], "after a frame that is left out another episode begins");
+        }
+    }
+
+    #[test]
+    fn what_is_changed_while_it_records_spoils_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut app = telling_app();
         let entity = app.world_mut().spawn(DreamRecorder::new(folder.path(), SIZE)).id();
         take(&mut app, entity, vec![0.0; 8], 1, true);
-        app.world_mut().trigger(DreamTake { entity, action: vec![1.0] });
-        app.world_mut().flush();
-        assert!(app.world().resource::<Told>().0.contains("an action of 1 numbers"));
+        let mut recorder = app.world_mut().get_mut::<DreamRecorder>(entity).unwrap();
+        (recorder.size, recorder.actions) = (SIZE * 2, vec![]);
         take(&mut app, entity, vec![0.0; 8], 1, true);
         drop(app);
-        assert_eq!(episodes(folder.path()).iter().map(|e| e.frames.len()).collect::<Vec<_>>(), [2]);
+        assert_eq!(episodes(folder.path())[0].frames.len(), 2);
     }
 }

@@ -7,7 +7,7 @@ use bevy::diagnostic::Diagnostics;
 use bevy::prelude::*;
 
 use super::component::show_in;
-use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, Taken, measure_chunk};
+use super::diagnostic::{NATIVE_FPS, QUEUED_FRAMES, Taken, measure_chunk, measure_spacing};
 use super::event::Tell;
 use super::wish::Wishes;
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::checkpoint::Progress;
 use crate::model::Settings;
 use crate::simulate::{ControlScript, SessionOptions, check_settings};
-use crate::stream::{Event, Stream, StreamOptions, TimedFrame, Wake};
+use crate::stream::{Event, Stream, StreamOptions, StreamThread, TimedFrame, Wake};
 use crate::{FrameSize, Result};
 
 /// The frame rate is measured over this time.
@@ -43,6 +43,11 @@ pub(super) struct Running {
     shown: VecDeque<(Instant, u64)>,
 }
 
+/// The model threads that have not ended, lest a world that goes in the middle of the game makes it wait for a recording. The end of
+/// the game does wait.
+#[derive(Resource, Default)]
+pub(super) struct Threads(Vec<StreamThread>);
+
 /// Makes the model threads do what the [`Dream`]s say.
 pub(super) fn follow(
     mut commands: Commands,
@@ -53,6 +58,7 @@ pub(super) fn follow(
     screens: Query<(), With<DreamScreen>>,
     loader: Res<ModelLoader>,
     taken: Res<Taken>,
+    mut threads: ResMut<Threads>,
     mut images: ResMut<Assets<Image>>,
     #[cfg(feature = "window")] proxy: Option<Res<bevy::winit::EventLoopProxyWrapper>>,
 ) {
@@ -81,6 +87,8 @@ pub(super) fn follow(
                     _ => None,
                 };
                 Running::start(dream, script.map(|script| script.0.clone()), loader.clone(), wake).map(|running| {
+                    threads.0.retain(|thread| !thread.is_finished());
+                    threads.0.push(running.stream.thread());
                     commands.entity(entity).insert(Running { failure, ..running });
                 })
             }
@@ -123,7 +131,7 @@ pub(super) fn hear(
 ) {
     let _lap = taken.lap();
     for (entity, mut dream, mut status, mut running) in &mut dreams {
-        let Running { stream, wishes, began, paused, failure, shipped, .. } = &mut *running;
+        let Running { stream, wishes, began, paused, failure, shipped, shown, .. } = &mut *running;
         let wish = dream.bypass_change_detection();
         let finished = stream.is_finished();
         for (obeyed, event) in stream.told() {
@@ -151,6 +159,8 @@ pub(super) fn hear(
                 }
                 Event::Paused(now) => {
                     *paused = now;
+                    // The time that it stands still is no spacing.
+                    shown.clear();
                     match status.phase {
                         DreamPhase::Running if now => status.phase = DreamPhase::Paused,
                         DreamPhase::Paused if !now => status.phase = DreamPhase::Running,
@@ -223,7 +233,11 @@ pub(super) fn show(
         let Some(frame) = running.stream.due_frame(now) else { continue };
         status.tick = frame.tick;
         status.size = UVec2::new(frame.size.width as u32, frame.size.height as u32);
-        if running.note(&frame, now) && !frame.chunk.controls.is_empty() {
+        let (new_chunk, spacing) = running.note(&frame, now);
+        if let Some(spacing) = spacing.filter(|_| status.fps > 0.0) {
+            measure_spacing(&mut diagnostics, spacing, Duration::from_secs_f32(1.0 / status.fps));
+        }
+        if new_chunk && !frame.chunk.controls.is_empty() {
             measure_chunk(&mut diagnostics, &frame.chunk, now);
             commands.tell(DreamChunkShown {
                 entity,
@@ -292,18 +306,19 @@ impl Running {
         Ok(())
     }
 
-    /// Notes a frame shown; whether it is the first of its chunk that is.
-    fn note(&mut self, frame: &TimedFrame, now: Instant) -> bool {
+    /// Notes a frame shown: whether it is the first of its chunk that is, and how long after the one before of this walk.
+    fn note(&mut self, frame: &TimedFrame, now: Instant) -> (bool, Option<Duration>) {
         let chunk = Some((frame.chunk.world, frame.chunk.index));
         let before = std::mem::replace(&mut self.chunk, chunk);
         if before.is_none_or(|(world, _)| world != frame.chunk.world) {
             self.shown.clear();
         }
+        let spacing = self.shown.back().map(|(before, _)| now - *before).filter(|_| !self.paused);
         self.shown.push_back((now, frame.tick));
         while self.shown.front().is_some_and(|(time, _)| now - *time > RATE_WINDOW) {
             self.shown.pop_front();
         }
-        before != chunk
+        (before != chunk, spacing)
     }
 
     /// Frames per second lately.

@@ -84,7 +84,7 @@ fn frames_come_to_an_image() {
     assert_eq!(image.size(), UVec2::splat(32));
     assert_eq!(image.data.as_ref().unwrap().len(), 32 * 32 * 4);
     let measured = app.world().resource::<DiagnosticsStore>();
-    for path in [NATIVE_FPS, MODEL_FPS, CONTROL_TO_FRAME_MS, UPDATE_MS] {
+    for path in [NATIVE_FPS, MODEL_FPS, CONTROL_TO_FRAME_MS, SPACING_MS, UPDATE_MS] {
         assert!(measured.get(&path).unwrap().value().unwrap() > 0.0, "{path:?}");
     }
 }
@@ -355,6 +355,31 @@ fn worlds_share_a_model_and_despawning_ends_one() {
     app.world_mut().despawn(first);
     let tick = status(&app, second).tick;
     until_tick(&mut app, second, tick + 4);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_world_that_goes_holds_no_update_up_and_its_recording_is_completed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut app, _) = app(FakeModel::fast());
+    let dream = spawn(&mut app);
+    app.update();
+    app.world_mut().trigger(DreamRecord { entity: dream, path: Some(folder.path().join("walk/")) });
+    let part = update_until(&mut app, |_| {
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).find(|path| path.is_dir())
+    });
+    // A disk that takes no more of this picture before somebody opens it too.
+    let slow = part.join("frame-000150.png");
+    assert!(std::process::Command::new("mkfifo").arg(&slow).status().unwrap().success());
+    update_until(&mut app, |_| part.join("frame-000149.png").exists().then_some(()));
+    // Then it waits to be written, and the world can still go on a little.
+    let tick = status(&app, dream).tick;
+    until_tick(&mut app, dream, tick + 12);
+    app.world_mut().despawn(dream);
+    app.update();
+    let _opened = std::fs::File::options().read(true).write(true).open(slow).unwrap();
+    drop(app);
+    assert!(folder.path().join("walk/frame-000149.png").exists(), "the end of the game waits");
 }
 
 /// How a game asks in the moment in which the model thread tells something else: before its wish was sent, or after.

@@ -1,8 +1,10 @@
 //! A saved world: a snapshot in a file.
 //!
 //! A save is a safetensors file. Its metadata hold the version, the model's SHA-256, everything of the world that is no
-//! tensor as JSON, and a SHA-256 over that JSON and all tensors. It is written beside its place and then moved there, so
-//! that a crash leaves the old save or the new one.
+//! tensor as JSON, and a SHA-256 over that JSON and all tensors, which are [packed]. It is written beside its place and then
+//! moved there, so that a crash leaves the old save or the new one.
+
+mod packed;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -20,7 +22,7 @@ use crate::partial::write_whole;
 use crate::{Error, Result};
 
 /// The version of saves that is written and read.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// What of a [`Snapshot`] is no tensor.
 #[derive(Serialize, Deserialize)]
@@ -54,7 +56,8 @@ impl Snapshot {
             ("sha256".to_owned(), digest(&world, &tensors)),
             ("world".to_owned(), world),
         ]);
-        let bytes = safetensors::serialize(&tensors, Some(metadata)).map_err(|e| Error::input(e.to_string()))?;
+        let bytes =
+            safetensors::serialize(packed::pack(&tensors)?, Some(metadata)).map_err(|e| Error::input(e.to_string()))?;
         write_whole(path.as_ref(), &bytes)
     }
 
@@ -87,8 +90,8 @@ fn read(bytes: &[u8], model: &ModelInfo) -> Result<Snapshot, String> {
         ));
     }
     let damaged = || "the save is damaged".to_owned();
-    let tensors: BTreeMap<_, _> =
-        candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|_| damaged())?.into_iter().collect();
+    let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|_| damaged())?;
+    let tensors = packed::unpack(tensors.into_iter().collect()).ok_or_else(damaged)?;
     if field("sha256") != digest(field("world"), &tensors) {
         return Err(damaged());
     }
@@ -161,10 +164,10 @@ mod tests {
         assert!(refused(b"hello", &info).contains("no saved world"));
         assert!(refused(&good[..good.len() - 1], &info).contains("cut off"));
         let find = |part: &[u8]| good.windows(part.len()).position(|w| w == part).unwrap();
-        let version = find(b"save\":\"1\"") + 7;
-        for (at, part) in [(version, "version 2"), (good.len() - 1, "damaged"), (find(b"meadow"), "damaged")] {
+        let version = find(b"save\":\"2\"") + 7;
+        for (at, part) in [(version, "version 1"), (good.len() - 1, "damaged"), (find(b"meadow"), "damaged")] {
             let mut bad = good.clone();
-            bad[at] = if at == version { b'2' } else { bad[at] ^ 1 };
+            bad[at] = if at == version { b'1' } else { bad[at] ^ 1 };
             let error = refused(&bad, &info);
             assert!(error.contains(part) && error.contains("a.dream"), "{error}");
         }

@@ -361,10 +361,14 @@ impl Timeline {
     /// The snapshot without which going on from the past begins hardly later: its neighbours are near each other, for how far back
     /// it lies. Not the oldest, which all others can be made from.
     fn least(&self) -> Option<usize> {
-        let kept: Vec<_> = (0..self.moments.len()).filter(|&i| self.moments[i].before.is_some()).collect();
-        let next = |k: usize| kept.get(k + 1).copied().unwrap_or(self.moments.len());
-        let cost = |k: usize| (next(k) - kept[k - 1]) as f32 / (self.moments.len() - kept[k]) as f32;
-        (1..kept.len()).min_by(|&a, &b| cost(a).total_cmp(&cost(b))).map(|k| kept[k])
+        let present = self.moments.len();
+        let kept = || (0..present).filter(|&i| self.moments[i].before.is_some());
+        let neighbours = kept().zip(kept().skip(2).chain([present]));
+        let costs = kept().skip(1).zip(neighbours).map(|(i, (before, after))| {
+            let cost = (after - before) as f32 / (present - i) as f32;
+            (cost, i)
+        });
+        costs.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, i)| i)
     }
 }
 

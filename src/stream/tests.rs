@@ -1,3 +1,5 @@
+use std::sync::Mutex;
+
 use super::*;
 use crate::Controls;
 use crate::checkpoint;
@@ -319,6 +321,26 @@ fn a_recording_is_complete_when_the_stream_is_gone() {
         assert!(path(&format!("{name}.gif")).exists());
         play_again(&read_replay(&path(&format!("{name}.replay.jsonl"))), &path(&format!("{name}.dream")));
     }
+}
+
+#[test]
+fn a_stream_whose_thread_is_kept_goes_without_waiting_for_its_recording() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    // Each event waits at the gate: so does the end of the recording.
+    let gate = Arc::new(Mutex::new(()));
+    let waits = Arc::clone(&gate);
+    let wake: Wake = Box::new(move || drop(waits.lock()));
+    let mut stream = start(model(), StreamOptions { wake: Some(wake), ..options("a meadow") });
+    stream.record(Some(path("walk.gif"))).unwrap();
+    until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 40));
+    let thread = stream.thread();
+    let closed = gate.lock().unwrap();
+    drop(stream);
+    assert!(!thread.is_finished());
+    drop(closed);
+    drop(thread);
+    play_again(&read_replay(&path("walk.replay.jsonl")), &path("walk.dream"));
 }
 
 #[cfg(target_os = "linux")]

@@ -5,7 +5,7 @@ use bevy::prelude::*;
 
 use crate::plugin::{
     COMMIT_MS, CONTROL_TO_FRAME_MS, DECODE_MS, DENOISE_MS, Dream, DreamStatus, FORESEE_MS, MODEL_FPS, NATIVE_FPS,
-    QUEUED_FRAMES, UPDATE_MS, UPLOAD_MS,
+    QUEUED_FRAMES, SPACING_MS, SPACING_OFF, UPDATE_MS, UPLOAD_MS,
 };
 
 /// The text with the figures.
@@ -27,6 +27,7 @@ pub(super) fn write(
     let (steps, noise) = status.settings.map_or((0, 0.0), |settings| (settings.steps, settings.context_noise));
     text.0 = format!(
         "{:.1} native frames a second (the model alone {:.1})\n\
+         a frame every {:.1} ms  {:.1} % off by more than half\n\
          foresee {:.0} ms  denoise {:.0} ms  decode {:.0} ms  commit {:.0} ms\n\
          control to frame {:.0} ms  queue {:.0}  update {:.2} ms  upload {:.2} ms\n\
          {steps} steps  context noise {noise:.2}{}{}\n\
@@ -34,6 +35,8 @@ pub(super) fn write(
          {}",
         latest(&NATIVE_FPS),
         average(&MODEL_FPS),
+        average(&SPACING_MS),
+        average(&SPACING_OFF),
         average(&FORESEE_MS),
         average(&DENOISE_MS),
         average(&DECODE_MS),
