@@ -330,7 +330,7 @@ fn a_stream_whose_thread_is_kept_goes_without_waiting_for_its_recording() {
     // Each event waits at the gate: so does the end of the recording.
     let gate = Arc::new(Mutex::new(()));
     let waits = Arc::clone(&gate);
-    let wake: Wake = Box::new(move || drop(waits.lock()));
+    let wake: Wake = Arc::new(move || drop(waits.lock()));
     let mut stream = start(model(), StreamOptions { wake: Some(wake), ..options("a meadow") });
     stream.record(Some(path("walk.gif"))).unwrap();
     until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 40));
