@@ -181,6 +181,7 @@ class Views:
     MOST = 6  # key frames
     TURN, WAY = math.radians(40), 1.0  # how far in radians or blocks from all others a key frame is taken
     FRESH, FAR = 1 / 8, 6  # of that: a frame so near to a key frame takes its place; one so far on foot forgets it
+    GIVES_WAY = 10  # but only so many times in a row: each is drawn from the one before, and would wear for good where one stands still
     ASIDE = math.radians(70)  # when a block is broken or placed, key frames stay that were taken here and so far to the side
 
     def __init__(self, count, height, width, eye, device=None):
@@ -189,6 +190,7 @@ class Views:
         # slot 0 is the last frame, the others are key frames
         self.frames, self.near, self.cameras = zeros(3, height, width), zeros(height // CELL, width // CELL), zeros(CAMERA)
         self.taken = torch.full((count, self.MOST), -1, device=device)  # when each key frame was, -1 if there is none
+        self.worn = torch.zeros_like(self.taken)  # how many gave way to each, one to the other
         self.now = torch.zeros((), dtype=torch.long, device=device)
 
     def forget(self, rows):
@@ -206,11 +208,13 @@ class Views:
         self.taken.masked_fill_(stale, -1)
         apart, nearest = self._apart(cameras).min(1)
         slots = torch.arange(self.MOST, device=nearest.device)
-        replaced = (slots == nearest[:, None]) & (apart < self.FRESH)[:, None]
-        self.taken.masked_fill_(replaced, -1)
+        worn = torch.where(apart < self.FRESH, self.worn.gather(1, nearest[:, None])[:, 0] + 1, 0)
+        fresh = (apart < self.FRESH) & (worn <= self.GIVES_WAY)
+        self.taken.masked_fill_((slots == nearest[:, None]) & fresh[:, None], -1)
         # into an empty slot, else the oldest's
-        key = (slots == self.taken.argmin(1)[:, None]) & ((apart < self.FRESH) | (apart >= 1))[:, None]
+        key = (slots == self.taken.argmin(1)[:, None]) & (fresh | (apart >= 1))[:, None]
         self.taken.copy_(torch.where(key, self.now, self.taken))
+        self.worn.copy_(torch.where(key, worn[:, None], self.worn))
         self.now += 1
         put = F.pad(key, (1, 0), value=True)
         for kept, new in zip((self.frames, self.near, self.cameras), view):

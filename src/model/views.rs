@@ -21,6 +21,8 @@ const TURN: f64 = 40.0;
 const WAY: f64 = 1.0;
 /// Of that: a frame so near to a key frame takes its place.
 const FRESH: f64 = 1.0 / 8.0;
+/// But only so many times in a row: each is drawn from the one before, and would wear for good where one stands still.
+const GIVES_WAY: u32 = 10;
 /// A key frame so many blocks away is forgotten.
 const FAR: f64 = 6.0;
 /// When a block is broken or placed, key frames stay that were taken here and so many degrees to the side: they do not show it.
@@ -42,6 +44,8 @@ struct Seen {
     /// How near each cell is `[height, width]`, see [`super::reproject`]; as the picture on the CPU and rounded to half precision.
     nearness: Array,
     camera: Camera,
+    /// How many key frames gave way to it, one to the other.
+    worn: u32,
     /// Both in half precision as they are saved, made when they first are: cells `[height, width, 3 * side * side]` in −1..1 and
     /// nearness. The last frame shares it with the key frame that it is.
     saved: Arc<OnceLock<[Tensor; 2]>>,
@@ -59,11 +63,11 @@ impl Seen {
         let nearness = Array::new(nearness.dims(), &Device::Cpu, |out| {
             out.iter_mut().zip(&*numbers).for_each(|(out, near)| *out = half(near.max(0.0)));
         })?;
-        Ok(Self { picture, nearness, camera, saved: Arc::default() })
+        Ok(Self { picture, nearness, camera, worn: 0, saved: Arc::default() })
     }
 
-    fn names(name: &str) -> [String; 3] {
-        ["cells", "nearness", "camera"].map(|part| format!("{name}.{part}"))
+    fn names(name: &str) -> [String; 4] {
+        ["cells", "nearness", "camera", "worn"].map(|part| format!("{name}.{part}"))
     }
 
     fn save(&self, name: &str, state: &mut RolloutState) -> Result<()> {
@@ -74,22 +78,24 @@ impl Seen {
             let near = Tensor::from_vec(halves(&self.nearness), (height, width), &Device::Cpu)?;
             self.saved.get_or_init(|| [cells, near]);
         }
-        let [cells, nearness, camera] = Self::names(name);
+        let [cells, nearness, camera, worn] = Self::names(name);
         if let Some(saved) = self.saved.get() {
             state.insert(cells, saved[0].clone());
             state.insert(nearness, saved[1].clone());
         }
         state.insert(camera, Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
+        state.insert(worn, Tensor::new(self.worn, &Device::Cpu)?);
         Ok(())
     }
 
     /// The inverse of [`Seen::save`].
     fn restore(name: &str, state: &RolloutState, shape: &[usize; 3], side: usize) -> Result<Self> {
-        let [cells, nearness, camera] = Self::names(name);
+        let [cells, nearness, camera, worn] = Self::names(name);
         let array = |name: &str, shape: &[usize]| -> Result<Array> {
             Ok(Array::from_tensor(&state.tensor(name, shape)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)?)
         };
-        Self::new(&array(&cells, shape)?, &array(&nearness, &shape[..2])?, state.camera(&camera)?, side)
+        let seen = Self::new(&array(&cells, shape)?, &array(&nearness, &shape[..2])?, state.camera(&camera)?, side)?;
+        Ok(Self { worn: state.tensor(&worn, &[])?.to_dtype(DType::U32)?.to_scalar()?, ..seen })
     }
 }
 
@@ -130,11 +136,13 @@ impl Views {
         });
         let distances = self.keys.iter().map(|key| apart(&camera, &key.camera)).enumerate();
         let (index, nearest) = distances.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::INFINITY));
-        if nearest < FRESH {
+        let worn = if nearest < FRESH { self.keys[index].worn + 1 } else { 0 };
+        let fresh = nearest < FRESH && worn <= GIVES_WAY;
+        if fresh {
             self.keys.remove(index);
         }
-        if !(FRESH..1.0).contains(&nearest) {
-            self.keys.insert(0, seen.clone());
+        if fresh || nearest >= 1.0 {
+            self.keys.insert(0, Seen { worn, ..seen.clone() });
             self.keys.truncate(MOST);
         }
         self.last = Some(seen);
@@ -348,6 +356,26 @@ mod tests {
         let picture = |x: usize, y: usize| ((x * 37 + y * 11) % 64) as f32 / 64.0;
         let still = seen(picture, Camera::default());
         assert!((0..SIZE * SIZE).all(|i| (still(i % SIZE, i / SIZE) - picture(i % SIZE, i / SIZE)).abs() < 1e-3));
+    }
+
+    #[test]
+    fn where_one_stands_still_it_stays_as_it_was() {
+        let mut views = Views::default();
+        let pass = |pass: u8| frame(move |_, _| f32::from(pass) / 64.0);
+        let seen = |views: &Views| red(views, look([0.0; 2]))(16, 16) * 64.0;
+        for i in 0..40 {
+            views.add(&pass(i), &flat(EYE), look([0.0; 2]), false, SIDE).unwrap();
+            assert!((seen(&views) - f32::from(i).min(GIVES_WAY as f32)).abs() < 0.1, "after {i} passes");
+        }
+        let mut state = RolloutState::new();
+        views.save(&mut state).unwrap();
+        let shape = [SIZE / SIDE, SIZE / SIDE, RGB * SIDE * SIDE];
+        let mut restored = Views::restore(&state, &shape, SIDE).unwrap();
+        restored.add(&pass(50), &flat(EYE), look([0.0; 2]), false, SIDE).unwrap();
+        assert!((seen(&restored) - GIVES_WAY as f32).abs() < 0.1, "and after it was saved");
+        // but for an edit
+        restored.add(&pass(60), &flat(EYE), look([0.0; 2]), true, SIDE).unwrap();
+        assert!((seen(&restored) - 60.0).abs() < 0.1);
     }
 
     #[test]
