@@ -1,4 +1,4 @@
-//! What a dream remembers: the place that one looked away from, the block that one placed or broke.
+//! What a dream remembers: the place where one stands still or that one looked away from, the block that one placed or broke.
 
 use super::Bench;
 use super::dream::Dream;
@@ -12,8 +12,11 @@ use crate::{Controls, Frame, Result};
 /// Seconds between looking away and being back.
 const AWAY: [usize; 3] = [2, 4, 8];
 
-/// Worlds in which one looks away and back; each takes as long as it says.
-const REVISITS: usize = 8;
+/// Seconds of standing still.
+const REST: [usize; 2] = [5, 20];
+
+/// Worlds in which one stands still, or looks away and back; each takes as long as it says.
+const PLACES: usize = 8;
 
 /// Ticks of a quarter turn.
 const TURN: usize = 18;
@@ -28,15 +31,44 @@ fn turning(ticks: usize, yaw: f32, pitch: f32) -> Vec<Controls> {
     vec![Controls { look: [yaw, pitch], ..Controls::default() }; ticks]
 }
 
-/// Measures `revisit_psnr_db` and `edit_accuracy`.
+/// Measures `rest_psnr_db`, `revisit_psnr_db` and `edit_accuracy`.
 pub(super) fn measure(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    rests(bench, report)?;
     revisits(bench, report)?;
     edits(bench, report)
 }
 
+fn rests(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    let seeds = &bench.seeds[..bench.seeds.len().min(PLACES)];
+    let rests = bench.each("standing still", 0.25..0.27, seeds, |_, &seed| {
+        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok(None) };
+        let context = Walk::record(&mut world, &controls, bench.size);
+        let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
+        dream.observe(&context.frames, &context.controls)?;
+        let mut decibels = [[0.0; REST.len()]; 2];
+        let mut tick = 0;
+        for (i, seconds) in REST.into_iter().enumerate() {
+            let still = turning(seconds * 20 - tick, 0.0, 0.0);
+            tick += still.len();
+            still.iter().for_each(|&control| _ = world.tick(control));
+            let (dreamed, truth) = (dream.walk(&still)?, [world.render(bench.size)]);
+            decibels[0][i] = psnr(&dreamed[dreamed.len() - 1..], &truth);
+            decibels[1][i] = psnr(&context.frames[context.frames.len() - 1..], &truth);
+        }
+        Ok(Some(decibels))
+    })?;
+    let rests: Vec<_> = rests.into_iter().flatten().collect();
+    for (i, seconds) in REST.into_iter().enumerate() {
+        let over = |which: usize| mean(&rests.iter().map(|rest| rest[which][i]).collect::<Vec<_>>());
+        report.rest_psnr_db.insert(seconds.to_string(), over(0));
+        report.rest_psnr_db_baseline.insert(seconds.to_string(), over(1));
+    }
+    Ok(())
+}
+
 fn revisits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
-    let seeds = &bench.seeds[..bench.seeds.len().min(REVISITS)];
-    let walks = bench.each("looking away and back", 0.25..0.3, seeds, |_, &seed| {
+    let seeds = &bench.seeds[..bench.seeds.len().min(PLACES)];
+    let walks = bench.each("looking away and back", 0.27..0.3, seeds, |_, &seed| {
         let Some((mut world, controls)) = open_place(seed, 0) else { return Ok(None) };
         let context = Walk::record(&mut world, &controls, bench.size);
         let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;

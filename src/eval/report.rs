@@ -54,6 +54,10 @@ pub struct Report {
     pub reprompt_accuracy_baseline: SceneAccuracy,
     /// Time from the change until the scene was right and stayed so, where it was right at the end.
     pub reprompt_seconds: f64,
+    /// A place where one stands still, by seconds.
+    pub rest_psnr_db: BTreeMap<String, f64>,
+    /// The last true frame instead.
+    pub rest_psnr_db_baseline: BTreeMap<String, f64>,
     /// A place after looking away from it, by seconds away.
     pub revisit_psnr_db: BTreeMap<String, f64>,
     /// Another view of the same place.
