@@ -1,7 +1,7 @@
 //! What is still in view of the past: frames as another camera sees them.
 
 use std::f64::consts::TAU;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor};
 use smallvec::SmallVec;
@@ -47,8 +47,8 @@ struct Seen {
     /// How many key frames gave way to it, one to the other.
     worn: u32,
     /// Both in half precision as they are saved, made when they first are: cells `[height, width, 3 * side * side]` in −1..1 and
-    /// nearness. The last frame shares it with the key frame that it is.
-    saved: Arc<OnceLock<[Tensor; 2]>>,
+    /// nearness.
+    saved: OnceLock<[Tensor; 2]>,
 }
 
 impl Seen {
@@ -63,7 +63,7 @@ impl Seen {
         let nearness = Array::new(nearness.dims(), &Device::Cpu, |out| {
             out.iter_mut().zip(&*numbers).for_each(|(out, near)| *out = half(near.max(0.0)));
         })?;
-        Ok(Self { picture, nearness, camera, worn: 0, saved: Arc::default() })
+        Ok(Self { picture, nearness, camera, worn: 0, saved: OnceLock::new() })
     }
 
     fn names(name: &str) -> [String; 4] {
