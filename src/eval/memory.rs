@@ -6,7 +6,7 @@ use super::image::psnr;
 use super::report::{EditAccuracy, Report};
 use super::teacher::{Walk, open_place};
 use super::vcn::mean;
-use crate::voxel::describe;
+use crate::voxel::{World, describe};
 use crate::{Controls, Frame, Result};
 
 /// Seconds between looking away and being back.
@@ -31,6 +31,24 @@ fn turning(ticks: usize, yaw: f32, pitch: f32) -> Vec<Controls> {
     vec![Controls { look: [yaw, pitch], ..Controls::default() }; ticks]
 }
 
+/// An open place in the teacher's world, the true way there, and a dream that has seen it.
+struct Place {
+    world: World,
+    context: Walk,
+    dream: Dream,
+}
+
+impl Place {
+    /// One in the world of this seed, if it has any.
+    fn find(bench: &Bench<'_>, seed: u64) -> Result<Option<Self>> {
+        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok(None) };
+        let context = Walk::record(&mut world, &controls, bench.size);
+        let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
+        dream.observe(&context.frames, &context.controls)?;
+        Ok(Some(Self { world, context, dream }))
+    }
+}
+
 /// Measures `rest_psnr_db`, `revisit_psnr_db` and `edit_accuracy`.
 pub(super) fn measure(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
     rests(bench, report)?;
@@ -41,10 +59,7 @@ pub(super) fn measure(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
 fn rests(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
     let seeds = &bench.seeds[..bench.seeds.len().min(PLACES)];
     let rests = bench.each("standing still", 0.25..0.27, seeds, |_, &seed| {
-        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok(None) };
-        let context = Walk::record(&mut world, &controls, bench.size);
-        let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
-        dream.observe(&context.frames, &context.controls)?;
+        let Some(Place { mut world, context, mut dream }) = Place::find(bench, seed)? else { return Ok(None) };
         let mut decibels = [[0.0; REST.len()]; 2];
         let mut tick = 0;
         for (i, seconds) in REST.into_iter().enumerate() {
@@ -69,10 +84,7 @@ fn rests(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
 fn revisits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
     let seeds = &bench.seeds[..bench.seeds.len().min(PLACES)];
     let walks = bench.each("looking away and back", 0.27..0.3, seeds, |_, &seed| {
-        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok(None) };
-        let context = Walk::record(&mut world, &controls, bench.size);
-        let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
-        dream.observe(&context.frames, &context.controls)?;
+        let Some(Place { world, mut dream, .. }) = Place::find(bench, seed)? else { return Ok(None) };
         let moment = dream.moment()?;
         let mut back = [0.0; AWAY.len()];
         for (seconds, back) in AWAY.into_iter().zip(&mut back) {
@@ -108,10 +120,7 @@ type Tally = [usize; 2];
 fn edits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
     let tallies = bench.each("editing blocks", 0.3..0.33, &bench.seeds, |_, &seed| {
         let mut tallies = [[Tally::default(); 2]; 2];
-        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok(tallies) };
-        let context = Walk::record(&mut world, &controls, bench.size);
-        let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
-        dream.observe(&context.frames, &context.controls)?;
+        let Some(Place { world, mut dream, .. }) = Place::find(bench, seed)? else { return Ok(tallies) };
         let moment = dream.moment()?;
         let [dreamed, coded] = &mut tallies;
         for (kind, (dreamed, coded)) in dreamed.iter_mut().zip(coded).enumerate() {
@@ -187,7 +196,7 @@ fn shows_edit(seen: &Frame, with: &Frame, without: &Frame) -> bool {
 mod tests {
     use super::*;
     use crate::FrameSize;
-    use crate::voxel::{World, WorldConfig};
+    use crate::voxel::WorldConfig;
 
     #[test]
     fn edits_are_seen_where_the_worlds_differ() {
