@@ -415,6 +415,11 @@ def sample_levels(steps):
     return [i / steps for i in range(steps + 1)]
 
 
+def first_levels(steps):
+    """Those of a chunk without a past: nearest where noise begins to take shape, which decides what is to be seen."""
+    return [level * level for level in sample_levels(steps)]
+
+
 @torch.no_grad()
 def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps, h, w):
     """Reference sampler, without a cache: continues `first` [B, P, N, C] to T chunks (P may be 0).
@@ -429,7 +434,7 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
     latents, begin, start = first, 0, None
     cameras = camera(controls)
     for t in range(first.shape[1], total):
-        x, levels = noise[:, t], sample_levels(c.steps if t else c.first_steps)
+        x, levels = noise[:, t], sample_levels(c.steps) if t else first_levels(c.first_steps)
         if t and (text[:, t] != text[:, t - 1]).any():
             foreseen = vcn.foreseen(latents[:, begin:], controls[:, begin : t + 1], pitch[:, begin : t + 1], h, w, start)[:, -1]
             levels = [RENEWED, *(level for level in sample_levels(c.first_steps) if level > RENEWED)]

@@ -13,6 +13,11 @@ pub fn levels(steps: usize) -> Levels {
     (0..steps).map(|i| i as f32 / steps as f32).collect()
 }
 
+/// Those of a chunk without a past: they lie nearest where noise begins to take shape, which decides what is to be seen.
+pub fn first_levels(steps: usize) -> Levels {
+    levels(steps).into_iter().map(|level| level * level).collect()
+}
+
 /// Denoises `x` `[tokens, latent]`, at the first of rising signal levels, deterministically (DDIM, Song et al. 2021): x
 /// moves on the line between its noise and the present prediction, `denoise` of x and the number of its level. The finished
 /// latent is put back on its unit-RMS sphere.
@@ -49,5 +54,6 @@ mod tests {
     #[test]
     fn levels_rise_from_noise() {
         assert_eq!(super::levels(4)[..], [0.0, 0.25, 0.5, 0.75]);
+        assert_eq!(super::first_levels(4)[..], [0.0, 0.0625, 0.25, 0.5625]);
     }
 }

@@ -14,7 +14,7 @@ use crate::model::cache::Memory;
 use crate::model::config::Config;
 use crate::model::dit::Condition;
 use crate::model::patch::Grid;
-use crate::model::sampler::{Levels, guided, levels, remembered, sample};
+use crate::model::sampler::{Levels, first_levels, guided, levels, remembered, sample};
 use crate::model::trunk::Kept;
 use crate::model::vcn::Drawn;
 use crate::model::{CONTEXT_NOISE_STEP, Interrupt, NoiseSource, RolloutState, Settings, StageTimes};
@@ -278,7 +278,7 @@ impl World {
         Ok(match &self.former {
             None => Beginning {
                 past: None,
-                levels: levels(if self.past.is_empty() { first_steps } else { steps }),
+                levels: if self.past.is_empty() { first_levels(first_steps) } else { levels(steps) },
                 x: noise.clone(),
                 foreseen,
                 unwanted: Array::zeros(self.text.dims(), self.text.device())?,
