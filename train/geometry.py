@@ -233,7 +233,8 @@ class Views:
 
     def see(self, cameras, most=MOST):
         """What cameras [B, F, CAMERA] see if nothing else moves [B, F, 3, H, W]: each pixel from the nearest key frame that knows it,
-        else from the last frame, and where that does not, as it goes on at its edge, over flat ground.
+        else from the last frame, and where that does not, as it goes on at its edge, over flat ground; and how much of that the last
+        of them is shown in the middle of each cell [B, H/CELL, W/CELL].
 
         A key frame comes before the last one, as that was drawn from it: what is drawn less often is sharper and nearer the truth. Each
         world has at most so many.
@@ -254,7 +255,8 @@ class Views:
             share = share * use.repeat_interleave(f)[:, None, None, None]
             seen, left = seen + left * share * image, left * (1 - share)
         edge, _ = look_up(last[0], ground(now[:, 1], *last[0].shape[-2:], self.eye), last[2], now)
-        return (seen + left * edge).unflatten(0, (b, f))
+        middle = slice(CELL // 2, None, CELL)
+        return (seen + left * edge).unflatten(0, (b, f)), left.unflatten(0, (b, f))[:, -1, 0, middle, middle]
 
 
 def turned(controls):

@@ -317,14 +317,19 @@ class VCN(nn.Module):
         """The nearness of flat ground, as of `nearness`."""
         return ground(pitch, h * self.sub, w * self.sub, self.c.eye)
 
-    def foreseen(self, latents, controls, pitch, h, w, start=None):
+    def foreseen(self, *clips, **options):
+        """What `foresee` tells of clips, without how much of it is unknown."""
+        return self.foresee(*clips, **options)[0]
+
+    def foresee(self, latents, controls, pitch, h, w, start=None):
         """Every chunk of clips as its past tells it if nothing but the camera moves: what `Views` see, encoded. latents
         [B, T or T-1, N, latent], controls [B, T, F, 8], pitch [B, T] at the end of chunks, the camera `start` [B, CAMERA] before the
-        first, if it matters -> [B, T, N, latent], 0 for the first.
+        first, if it matters -> [B, T, N, latent], 0 for the first; and how much of the last one is unknown, as of `Views.see`.
         """
         b, t, f = controls.shape[:3]
         if t == 1:
-            return torch.zeros(b, 1, h * w, self.c.latent, device=controls.device)
+            cells = self.c.patch // CELL
+            return torch.zeros(b, 1, h * w, self.c.latent, device=controls.device), torch.ones(b, h * cells, w * cells, device=controls.device)
         past = controls[:, : t - 1]
         told = self.tell(latents[:, : t - 1], past, h, w)
         frames, near = self.draw(told, past, h, w)[:, :, -1].float(), self.nearness(told, past, pitch[:, : t - 1], h, w)
@@ -332,8 +337,9 @@ class VCN(nn.Module):
         views, seen = Views(b, *frames.shape[-2:], self.c.eye, frames.device), []
         for i in range(1, t):
             views.add(frames[:, i - 1], near[:, i - 1], cameras[:, i - 1, -1], edited(controls[:, i - 1]))
-            seen.append(views.see(cameras[:, i], min(i, views.MOST)))
-        return F.pad(self.encode(torch.stack(seen, 1), controls[:, 1:]).float(), (0, 0, 0, 0, 1, 0))
+            sight, unknown = views.see(cameras[:, i], min(i, views.MOST))
+            seen.append(sight)
+        return F.pad(self.encode(torch.stack(seen, 1), controls[:, 1:]).float(), (0, 0, 0, 0, 1, 0)), unknown
 
 
 # --- diffusion transformer --------------------------------------------------------------------------------------------
@@ -407,6 +413,7 @@ class DiT(nn.Module):
 
 
 RENEWED = 0.05  # signal level of a chunk that begins from what was foreseen of it
+LOUDER = 0.5  # how much louder the noise is where nothing was foreseen: at the size that was trained, what comes into view stays empty
 EDIT_GUIDANCE = 3.0  # how far a chunk in which a block is broken or placed goes on from what it would be without
 
 
@@ -420,13 +427,18 @@ def first_levels(steps):
     return [level * level for level in sample_levels(steps)]
 
 
+def louder(noise, unknown, patch):
+    """Noise [B, N, C] of a chunk with a past, the louder the more of it is `unknown` [B, H/CELL, W/CELL], as of `Views.see`."""
+    return noise * (1 + LOUDER * F.avg_pool2d(unknown, patch // CELL).flatten(1)[..., None])
+
+
 @torch.no_grad()
 def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps, h, w):
     """Reference sampler, without a cache: continues `first` [B, P, N, C] to T chunks (P may be 0).
 
     controls [B, T, F, 8], pitch [B, T], text [B, T, text], noise and context_eps [B, T, N, C]. Deterministic (DDIM, Song et al. 2021):
     x moves on the line between its noise and the present prediction. Finished latents are put back on their
-    unit-RMS sphere and remembered at level 1 - context_noise. Where the text changes, the past ends: the chunk begins anew from
+    unit-RMS sphere and remembered at level 1 - context_noise. Noise is louder where nothing was foreseen. Where the text changes, the past ends: the chunk begins anew from
     what was foreseen of it, made noisy (SDEdit, Meng et al. 2022), and is guided away from the words before. A chunk in which a block is
     broken or placed is guided away from what it would be without. -> latents [B, T, N, C].
     """
@@ -440,7 +452,9 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
             levels = [RENEWED, *(level for level in sample_levels(c.first_steps) if level > RENEWED)]
             x, begin, start = RENEWED * foreseen + (1 - RENEWED) * x, t, cameras[:, t - 1]
         steering = controls[:, begin : t + 1], pitch[:, begin : t + 1]
-        foreseen = vcn.foreseen(latents[:, begin:], *steering, h, w, start)
+        foreseen, unknown = vcn.foresee(latents[:, begin:], *steering, h, w, start)
+        if t > begin:
+            x = louder(x, unknown, c.patch)
         past = (1 - c.context_noise) * latents[:, begin:] + c.context_noise * context_eps[:, begin:t]
         for now, after in zip(levels, levels[1:]):
             # the chunk under way stands in for itself in the context stream; no other chunk sees it there

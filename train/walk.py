@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from data import to_float
 from engine import Replay
 from geometry import CAMERA, Views, camera, edited, grid_positions, motion, pitched, reckon
-from model import control_features, rms_norm, rollout, rope_tables, sample_levels
+from model import control_features, louder, rms_norm, rollout, rope_tables, sample_levels
 
 FURTHEST = 160  # chunks that a world walks before it begins anew
 TOGETHER = 16  # worlds begin at once
@@ -120,6 +120,7 @@ class Walks:
         self.mind, *self.watching = (Mind(d, count, h, w, device) for d in (dit, *watching))
         self.drawn = Past(vcn.dec_blocks, count, n, device)
         self.age = torch.zeros(count, dtype=torch.long, device=device)
+        self.unknown = None  # how much of the chunk that was foreseen last, as of `Views.see`
         self.rope_drawn = rope_tables(h, w, c.decoder.width // c.decoder.heads, device)
 
     def forget(self, rows):
@@ -132,7 +133,7 @@ class Walks:
     @torch.no_grad()
     def foresee(self, controls, pitch):
         """The next chunk if nothing but the camera moves [B, N, C], as of `VCN.foreseen`."""
-        frames = self.views.see(pitched(reckon(controls, self.cameras), pitch))
+        frames, self.unknown = self.views.see(pitched(reckon(controls, self.cameras), pitch))
         foreseen = self.vcn.encode(frames[:, None], controls[:, None])[:, 0].float()
         return foreseen * (self.age > 0)[:, None, None]
 
@@ -160,9 +161,9 @@ class Walks:
 
     def step(self, controls, pitch, text, camera, foreseen, noise):
         """Dreams the next chunk of every world: controls [B, F, 8], pitch [B], text [B, text], camera [B, CAMERA], foreseen [B, N, C] of
-        `foresee`, noise [B, N, C] -> latents [B, N, C], with a gradient of the last of `steps` steps."""
+        the last `foresee`, noise [B, N, C] -> latents [B, N, C], with a gradient of the last of `steps` steps."""
         levels = sample_levels(self.steps)
-        x = noise
+        x = louder(noise, self.unknown, self.dit.c.patch)
         for now, after in zip(levels, levels[1:]):
             with torch.set_grad_enabled(after == 1 and torch.is_grad_enabled()):
                 clean = self.predict(x, now, controls, pitch, text, camera, foreseen)

@@ -44,6 +44,25 @@ pub fn remembered(latent: Array, noise: &Array, context_noise: f32) -> Result<Ar
     Ok(latent.zip(noise, run, |latent, noise| (latent * f64::from(own))? + (noise * f64::from(share))?)?)
 }
 
+/// How much louder noise is where nothing was foreseen: at the size that was trained, what comes into view stays empty.
+/// As in `train/model.py`.
+const LOUDER: f32 = 0.5;
+
+/// The noise `[tokens, latent]` of a chunk with a past, the louder the more of a token's cells is `unknown` `[tokens, cells]`, 0..1,
+/// on the CPU.
+pub fn louder(noise: &Array, unknown: &Array) -> Result<Array> {
+    let ((tokens, latent), (known_of, cells)) = (noise.dims2()?, unknown.dims2()?);
+    if known_of != tokens {
+        return Err(candle_core::Error::msg(format!("{known_of} tokens are not {tokens}")).into());
+    }
+    let factors = Array::new(noise.dims(), noise.device(), |out| {
+        for (out, unknown) in out.chunks_exact_mut(latent).zip(unknown.chunks_exact(cells)) {
+            out.fill(1.0 + LOUDER * unknown.iter().sum::<f32>() / cells as f32);
+        }
+    })?;
+    Ok(factors.zip(noise, |factor, noise| factor * noise, |factor, noise| factor * noise)?)
+}
+
 /// `x`, so far towards `y`.
 fn towards(x: Array, y: &Array, far: f32) -> Result<Array> {
     Ok(x.zip(y, |x, y| x + (y - x) * far, |x, y| x + ((y - x)? * f64::from(far))?)?)
@@ -51,9 +70,24 @@ fn towards(x: Array, y: &Array, far: f32) -> Result<Array> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use candle_core::Device;
+
     #[test]
     fn levels_rise_from_noise() {
-        assert_eq!(super::levels(4)[..], [0.0, 0.25, 0.5, 0.75]);
-        assert_eq!(super::first_levels(4)[..], [0.0, 0.0625, 0.25, 0.5625]);
+        assert_eq!(levels(4)[..], [0.0, 0.25, 0.5, 0.75]);
+        assert_eq!(first_levels(4)[..], [0.0, 0.0625, 0.25, 0.5625]);
+    }
+
+    #[test]
+    fn noise_is_louder_where_nothing_was_foreseen() {
+        let array = |dims: &[usize], numbers: &[f32]| {
+            Array::new(dims, &Device::Cpu, |out| out.copy_from_slice(numbers)).unwrap()
+        };
+        let noise = array(&[2, 3], &[1.0, -2.0, 0.0, 1.0, -2.0, 0.0]);
+        let loud = louder(&noise, &array(&[2, 2], &[0.0, 0.0, 1.0, 0.5])).unwrap();
+        let far = 1.0 + 0.75 * LOUDER;
+        assert_eq!(loud[..], [1.0, -2.0, 0.0, far, -2.0 * far, 0.0]);
+        assert!(louder(&noise, &array(&[3, 1], &[0.0; 3])).is_err());
     }
 }

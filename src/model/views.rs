@@ -37,6 +37,14 @@ pub struct Views {
     keys: Vec<Seen>,
 }
 
+/// What cameras see of the past.
+pub struct Sight {
+    /// `[height, width, cameras * 3 * side * side]`, −1..1.
+    pub cells: Array,
+    /// How much of what the last camera sees in the middle of each cell no view shows, 0..1: `[height, width]`, on the CPU.
+    pub unknown: Array,
+}
+
 /// A frame and where it was seen from.
 #[derive(Clone)]
 struct Seen {
@@ -149,13 +157,13 @@ impl Views {
         Ok(())
     }
 
-    /// What `cameras` see if nothing else moves, as cells `[height, width, cameras * 3 * side * side]`: each pixel from the
-    /// nearest key frame that knows it, else from the last frame, and where that does not, as it goes on at its edge, over flat
-    /// ground. Nothing if nothing has been seen. `eye` is that of the [`Config`](super::config::Config).
+    /// What `cameras`, one at least, see if nothing else moves: each pixel from the nearest key frame that knows it, else from the last frame, and
+    /// where that does not, as it goes on at its edge, over flat ground. Nothing if nothing has been seen. `eye` is that of the
+    /// [`Config`](super::config::Config).
     ///
     /// # Errors
     /// Those of the device.
-    pub fn see(&self, cameras: &[Camera], eye: f32, device: &Device) -> Result<Option<Array>> {
+    pub fn see(&self, cameras: &[Camera], eye: f32, device: &Device) -> Result<Option<Sight>> {
         let Some(last) = &self.last else { return Ok(None) };
         let (height, width) = last.nearness.dims2()?;
         let side = last.picture.side;
@@ -182,15 +190,10 @@ impl Views {
         let seen: SmallVec<[_; 16]> = splats.zip(back).collect();
 
         let lens = Lens::new(height, width, side);
-        let colour = |frame: usize, x: usize, y: usize| {
-            let ray = lens.ray(x, y);
+        // Hands over which views show a pixel, at which point and how much of it, and returns what they leave.
+        let show = |frame: usize, x: usize, y: usize, add: &mut dyn FnMut(usize, [f32; 2], f32)| {
+            let (ray, mut left) = (lens.ray(x, y), 1.0);
             let cell = |at: usize| (at as f32 + 0.5) / side as f32 - 0.5;
-            let (mut colour, mut left) = ([0.0; RGB], 1.0);
-            let mut add = |view: usize, [x, y]: [f32; 2], share: f32| {
-                // bicubic, as frames are seen again and again: bilinear blurs them each time
-                let pixel = views[view].picture.sample(x, y);
-                colour.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += share * value.clamp(-1.0, 1.0));
-            };
             let seen = &seen[frame * views.len()..][..views.len()];
             for (view, (splat, back)) in seen.iter().enumerate() {
                 let (nearness, share) = splat.at(cell(x), cell(y));
@@ -204,11 +207,24 @@ impl Views {
                     left *= 1.0 - share;
                 }
                 if left == 0.0 {
-                    return colour;
+                    break;
                 }
             }
-            let (at, _) = look_up(&lens, &seen[views.len() - 1].1, ray, ground_at(ray, &cameras[frame], eye));
-            add(views.len() - 1, at, left);
+            left
+        };
+        let colour = |frame: usize, x: usize, y: usize| {
+            let mut colour = [0.0; RGB];
+            let mut add = |view: usize, [x, y]: [f32; 2], share: f32| {
+                // bicubic, as frames are seen again and again: bilinear blurs them each time
+                let pixel = views[view].picture.sample(x, y);
+                colour.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += share * value.clamp(-1.0, 1.0));
+            };
+            let left = show(frame, x, y, &mut add);
+            if left > 0.0 {
+                let (ray, (_, back)) = (lens.ray(x, y), &seen[(frame + 1) * views.len() - 1]);
+                let (at, _) = look_up(&lens, back, ray, ground_at(ray, &cameras[frame], eye));
+                add(views.len() - 1, at, left);
+            }
             colour
         };
         let draw = |line: usize, out: &mut [f32]| {
@@ -224,7 +240,15 @@ impl Views {
             }
         };
         let dims = [height, width, frames * picture];
-        Ok(Some(Array::new(&dims, device, |out| for_each_chunk(out, width * frames * picture, draw))?))
+        let cells = Array::new(&dims, device, |out| for_each_chunk(out, width * frames * picture, draw))?;
+        let middle = |cell: usize| cell * side + side / 2;
+        let leave = |line: usize, out: &mut [f32]| {
+            for (column, out) in out.iter_mut().enumerate() {
+                *out = show(frames - 1, middle(column), middle(line), &mut |_, _, _| {});
+            }
+        };
+        let unknown = Array::new(&shape, &Device::Cpu, |out| for_each_chunk(out, width, leave))?;
+        Ok(Some(Sight { cells, unknown }))
     }
 
     /// Adds all of it to `state`.
@@ -283,7 +307,7 @@ mod tests {
 
     /// The red of what is seen.
     fn red(views: &Views, camera: Camera) -> impl Fn(usize, usize) -> f32 + use<> {
-        let seen = views.see(&[camera], EYE, &Device::Cpu).unwrap().unwrap();
+        let seen = views.see(&[camera], EYE, &Device::Cpu).unwrap().unwrap().cells;
         move |x, y| seen[index(x, y)]
     }
 
@@ -320,7 +344,7 @@ mod tests {
         let mut views = Views::default();
         views.add(&frame(|_, y| y as f32 / SIZE as f32), &flat(0.0), Camera::default(), false, SIDE).unwrap();
         let [still, walked] =
-            [Camera::default(), walked].map(|camera| views.see(&[camera], 0.0, &Device::Cpu).unwrap().unwrap());
+            [Camera::default(), walked].map(|camera| views.see(&[camera], 0.0, &Device::Cpu).unwrap().unwrap().cells);
         assert_eq!(still[..], walked[..]);
     }
 
@@ -356,6 +380,25 @@ mod tests {
         let picture = |x: usize, y: usize| ((x * 37 + y * 11) % 64) as f32 / 64.0;
         let still = seen(picture, Camera::default());
         assert!((0..SIZE * SIZE).all(|i| (still(i % SIZE, i / SIZE) - picture(i % SIZE, i / SIZE)).abs() < 1e-3));
+    }
+
+    #[test]
+    fn what_comes_into_view_is_unknown_until_it_was_seen() {
+        let mut views = Views::default();
+        let add = |views: &mut Views, camera| views.add(&frame(|_, _| 0.5), &flat(EYE), camera, false, SIDE).unwrap();
+        let unknown = |views: &Views, yaw: f32| {
+            let sight = views.see(&[look([0.0; 2]), look([yaw, 0.0])], EYE, &Device::Cpu).unwrap().unwrap();
+            assert_eq!(sight.unknown.dims(), [CELLS; 2]);
+            move |x: usize, y: usize| sight.unknown[y * CELLS + x]
+        };
+        add(&mut views, look([0.0; 2]));
+        let (still, turned) = (unknown(&views, 0.0), unknown(&views, 20.0));
+        for y in 0..CELLS {
+            assert!((0..CELLS).all(|x| still(x, y) == 0.0));
+            assert_eq!((turned(0, y), turned(CELLS - 1, y)), (0.0, 1.0), "on the right something comes in");
+        }
+        add(&mut views, look([45.0, 0.0]));
+        assert_eq!(unknown(&views, 20.0)(CELLS - 1, 0), 0.0, "a key frame shows it");
     }
 
     #[test]

@@ -10,9 +10,17 @@ use crate::model::action::Camera;
 use crate::model::cache::Memory;
 use crate::model::config::Config;
 use crate::model::dit::Chunk;
-use crate::model::patch::Grid;
-use crate::model::views::Views;
+use crate::model::patch::{Grid, cells_to_tokens};
+use crate::model::views::{Sight, Views};
 use crate::{Controls, Result};
+
+/// The chunk to come, if nothing but the camera moves.
+pub struct Foreseen {
+    /// `[tokens, latent]`: zeros when nothing has been seen yet.
+    pub latent: Array,
+    /// How much of each token's cells is unknown, 0..1: `[tokens, cells]`, on the CPU.
+    pub unknown: Array,
+}
 
 /// What is remembered of the chunks so far.
 pub struct Past {
@@ -45,20 +53,26 @@ impl Past {
         self.views.is_empty()
     }
 
-    /// The latent of the chunk to come, if nothing but the camera moves: zeros when nothing has been seen yet. `features` are
-    /// those of the controls.
+    /// The chunk to come under `controls`, whose `features` are these.
     pub fn foresee(
         &self,
         networks: &Networks,
         controls: &[Controls],
         features: &Array,
         encoder: &Grid,
-    ) -> Result<Array> {
+    ) -> Result<Foreseen> {
         let cameras: SmallVec<[_; 4]> =
             (1..=controls.len()).map(|ticks| self.camera.after(&controls[..ticks])).collect();
         match self.views.see(&cameras, networks.config.eye, &networks.device)? {
-            Some(cells) => networks.vcn.encode(cells, features, encoder),
-            None => Ok(Array::zeros(self.before[0].dims(), &networks.device)?),
+            Some(Sight { cells, unknown }) => {
+                let [height, width] = [encoder.height, encoder.width].map(|tokens| tokens * networks.config.cells());
+                let unknown = cells_to_tokens(&unknown.reshape(&[height, width, 1])?, networks.config.cells())?;
+                Ok(Foreseen { latent: networks.vcn.encode(cells, features, encoder)?, unknown })
+            }
+            None => Ok(Foreseen {
+                latent: Array::zeros(self.before[0].dims(), &networks.device)?,
+                unknown: Array::new(&[encoder.tokens(), 1], &Device::Cpu, |unknown| unknown.fill(1.0))?,
+            }),
         }
     }
 

@@ -7,14 +7,14 @@ use std::time::Instant;
 use smallvec::SmallVec;
 
 use super::Networks;
-use super::past::Past;
+use super::past::{Foreseen, Past};
 use crate::kernel::{Array, cells_to_frames, frames_to_cells};
 use crate::model::action::{Camera, turns};
 use crate::model::cache::Memory;
 use crate::model::config::Config;
 use crate::model::dit::Condition;
 use crate::model::patch::Grid;
-use crate::model::sampler::{Levels, first_levels, guided, levels, remembered, sample};
+use crate::model::sampler::{Levels, first_levels, guided, levels, louder, remembered, sample};
 use crate::model::trunk::Kept;
 use crate::model::vcn::Drawn;
 use crate::model::{CONTEXT_NOISE_STEP, Interrupt, NoiseSource, RolloutState, Settings, StageTimes};
@@ -176,7 +176,7 @@ impl World {
         let networks = Arc::clone(&self.networks);
         let camera = self.past.camera.after(controls);
         let features = networks.controls(controls)?;
-        let foreseen = self.past.foresee(&networks, controls, &features, &self.encoder_grid)?;
+        let foreseen = self.past.foresee(&networks, controls, &features, &self.encoder_grid)?.latent;
         let drawn = self.decode(&self.past, &latent, controls, &features, &camera)?;
         let prompt = networks.dit.prompt(&self.text, &features, &camera)?;
         let context_noise = self.settings.context_noise;
@@ -272,17 +272,18 @@ impl World {
         Ok((&pending.latent, &pending.cells))
     }
 
-    /// Where the denoising of the next chunk begins: at noise, or, if the prompt is new, at a noisy form of what was foreseen of it.
-    fn begin(&self, foreseen: Array, noise: &Array) -> Result<Beginning> {
+    /// Where the denoising of the next chunk begins: at noise, louder where nothing was foreseen, or, if the prompt is new, at a noisy form of what was foreseen of it.
+    fn begin(&self, Foreseen { latent: foreseen, unknown }: Foreseen, noise: &Array) -> Result<Beginning> {
         let Settings { steps, first_steps, .. } = self.settings;
         Ok(match &self.former {
-            None => Beginning {
-                past: None,
-                levels: if self.past.is_empty() { first_levels(first_steps) } else { levels(steps) },
-                x: noise.clone(),
-                foreseen,
-                unwanted: Array::zeros(self.text.dims(), self.text.device())?,
-            },
+            None => {
+                let (levels, x) = match self.past.is_empty() {
+                    true => (first_levels(first_steps), noise.clone()),
+                    false => (levels(steps), louder(noise, &unknown)?),
+                };
+                let unwanted = Array::zeros(self.text.dims(), self.text.device())?;
+                Beginning { past: None, levels, x, foreseen, unwanted }
+            }
             Some(former) => Beginning {
                 past: Some(self.forgotten()?),
                 levels: [RENEWED].into_iter().chain(levels(first_steps).into_iter().filter(|&l| l > RENEWED)).collect(),
