@@ -27,6 +27,7 @@ mod obey;
 mod pace;
 mod playout;
 mod reading;
+mod saves;
 mod worker;
 
 use std::ops::Range;
@@ -46,13 +47,13 @@ use crate::model::{Interrupt, ModelInfo, Settings, WorldModel};
 use crate::simulate::{ControlScript, SessionOptions, TimelineOptions};
 use crate::{Error, FrameSize, Result};
 use playout::Playout;
-use worker::{Command, Worker};
+use worker::{Command, Teller, Worker};
 
 /// Commands and events that may wait; a caller that sends faster is told so.
 const MAILBOX: usize = 256;
 
-/// What is called on the model thread after each event and each chunk that comes later than
-/// [`Stream::next_due`] said, to wake a sleeping window.
+/// What is called after each event and each chunk that comes later than [`Stream::next_due`] said, on the model thread or one
+/// that writes a file, to wake a sleeping window.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// How a [`Stream`] runs.
@@ -110,7 +111,7 @@ pub enum Event {
     Recording(bool),
     /// A recording is complete in this file.
     Recorded(PathBuf),
-    /// The world was saved to this file.
+    /// The world was saved to this file, which is there now.
     Saved(PathBuf),
     /// The lines that were left and can be gone to with [`Stream::switch`], the newest last: the ticks of each that the
     /// present line does not share.
@@ -140,17 +141,17 @@ pub struct Stream {
     thread: StreamThread,
 }
 
-/// The thread of a [`Stream`]. When the stream and all clones of this are dropped and a recording is not complete, the last of
-/// them waits for it, for the end of the process would cut it off: at most 32 frames are not written. What must not wait when a
-/// stream goes keeps a clone until the thread has ended.
+/// The thread of a [`Stream`]. When the stream and all clones of this are dropped and a recording or a save is not complete, the
+/// last of them waits for it, for the end of the process would cut it off: for at most 32 frames, and for every save that was
+/// asked for. What must not wait when a stream goes keeps a clone until the thread has ended.
 #[derive(Clone)]
 pub struct StreamThread(Arc<Joined>);
 
 struct Joined {
     /// None once it is waited for.
     handle: Option<JoinHandle<()>>,
-    /// Held by every recording that is not written yet.
-    films: Arc<()>,
+    /// Held by every recording and save that is not written yet.
+    unwritten: Arc<()>,
 }
 
 impl StreamThread {
@@ -162,7 +163,7 @@ impl StreamThread {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        if Arc::strong_count(&self.films) > 1
+        if Arc::strong_count(&self.unwritten) > 1
             && let Some(handle) = self.handle.take()
         {
             handle.join().ok();
@@ -185,11 +186,10 @@ impl Stream {
         let (chunk_outbox, chunks) = crossbeam_channel::bounded(1);
         let input = Arc::new(Input::default());
         let world = Arc::new(AtomicU64::new(0));
-        let (interrupt, films) = (Interrupt::default(), Arc::new(()));
+        let (interrupt, unwritten) = (Interrupt::default(), Arc::new(()));
         let worker = Worker {
             commands: command_inbox,
-            obeyed: 0,
-            events: event_outbox,
+            teller: Teller { obeyed: 0, events: event_outbox, wake: options.wake },
             chunks: chunk_outbox,
             waiting: chunks.clone(),
             input: Arc::clone(&input),
@@ -197,8 +197,7 @@ impl Stream {
             interrupt: interrupt.clone(),
             script: options.script,
             past: options.past,
-            wake: options.wake,
-            films: Arc::downgrade(&films),
+            unwritten: Arc::downgrade(&unwritten),
         };
         let handle = thread::Builder::new()
             .name("dream-model".into())
@@ -211,7 +210,7 @@ impl Stream {
             playout: Playout::new(chunks, world),
             input,
             interrupt,
-            thread: StreamThread(Arc::new(Joined { handle: Some(handle), films })),
+            thread: StreamThread(Arc::new(Joined { handle: Some(handle), unwritten })),
         })
     }
 
@@ -288,12 +287,13 @@ impl Stream {
         self.send(Command::Record(path))
     }
 
-    /// Saves the world to a file.
+    /// Saves the world to a file, and goes on while it is written. Of two saves to the same file the later stays, and a
+    /// [`Stream::load`] waits for what is being saved.
     ///
     /// # Errors
     /// As [`Stream::set_prompt`]. That the file cannot be written arrives as [`Event::Rejected`].
     pub fn save(&self, path: impl Into<PathBuf>) -> Result<()> {
-        self.send(Command::Save(path.into()))
+        self.send(Command::Save(path.into(), Arc::clone(&self.thread.0.unwritten)))
     }
 
     /// Goes on from a saved world. If it cannot be used this one goes on.

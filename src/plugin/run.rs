@@ -43,8 +43,8 @@ pub(super) struct Running {
     shown: VecDeque<(Instant, u64)>,
 }
 
-/// The model threads that have not ended, lest a world that goes in the middle of the game makes it wait for a recording. The end of
-/// the game does wait.
+/// The model threads that have not ended, lest a world that goes in the middle of the game makes it wait for a recording or a save.
+/// The end of the game does wait.
 #[derive(Resource, Default)]
 pub(super) struct Threads(Vec<StreamThread>);
 

@@ -1,7 +1,7 @@
 //! Recording a world while it runs: a video, and beside it what makes the same frames again.
 //!
 //! `walk.gif` is accompanied by `walk.dream`, the [saved](crate::simulate::Snapshot::save) moment at which it begins, and
-//! `walk.replay.jsonl`, the [`Replay`] from there on. The video is written by a thread of its own. No frame is left out: a world that is
+//! `walk.replay.jsonl`, the [`Replay`] from there on. The video is written by a thread of its own, once the moment is saved. No frame is left out: a world that is
 //! faster than the disk waits for it. What could be written stays, with its replay, when the disk is full.
 
 use std::path::{Path, PathBuf};
@@ -12,7 +12,9 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::Event;
-use crate::model::ModelInfo;
+use super::saves::Saves;
+use super::worker::Teller;
+use crate::model::WorldModel;
 use crate::simulate::{ControlScript, Replay, ReplayHeader, Timeline, frame_hash};
 use crate::video::VideoWriter;
 use crate::{Controls, Error, Frame, Result};
@@ -36,25 +38,26 @@ pub(super) struct Film {
 }
 
 impl Film {
-    /// Records `world` from now on. How the recording ends is told by `tell`, on another thread, which holds `token` as long.
+    /// Records `world` from now on. How the recording ends is told by another thread, which holds `unwritten` as long.
     ///
     /// # Errors
-    /// Those of [`VideoWriter::create`] and of saving the world.
+    /// Those of [`VideoWriter::create`] and of a snapshot. That this cannot be saved is told as the recording's end.
     pub fn begin(
         world: &mut Timeline,
-        model: &ModelInfo,
+        model: Arc<dyn WorldModel>,
         path: &Path,
-        token: Option<Arc<()>>,
-        tell: impl Fn(Event) + Send + 'static,
+        unwritten: Option<Arc<()>>,
+        teller: Teller,
+        saves: &mut Saves,
     ) -> Result<Self> {
         let size = world.session().size();
-        let video = VideoWriter::create(path, size, model.fps)?;
-        let save = beside(path, "dream");
-        world.snapshot()?.save(&save, model)?;
+        let video = VideoWriter::create(path, size, model.info().fps)?;
+        let (snapshot, save) = (world.snapshot()?, beside(path, "dream"));
         let (notes, inbox) = bounded(WAITING);
+        let (done, saved) = bounded(1);
         let session = world.session();
         let header = ReplayHeader {
-            model: model.sha256.clone(),
+            model: model.info().sha256.clone(),
             seed: session.seed(),
             prompt: session.prompt().into(),
             start: None,
@@ -68,13 +71,16 @@ impl Film {
         let writer = thread::Builder::new()
             .name("dream-film".into())
             .spawn(move || {
-                match write(video, &inbox, &path, header, first_tick, &cut) {
-                    Ok(()) => tell(Event::Recorded(path)),
-                    Err(error) => tell(Event::Rejected(format!("{error}; what was recorded before stays"))),
-                }
-                drop(token);
+                let begun = saved.recv().unwrap_or_else(|e| Err(Error::Thread(e.to_string())));
+                teller.tell(match begun.map(|()| write(video, &inbox, &path, header, first_tick, &cut)) {
+                    Ok(Ok(())) => Event::Recorded(path),
+                    Ok(Err(error)) => Event::Rejected(format!("{error}; what was recorded before stays")),
+                    Err(error) => Event::Rejected(error.to_string()),
+                });
+                drop(unwritten);
             })
             .map_err(|e| Error::Thread(e.to_string()))?;
+        saves.add(move || snapshot.save(&save, model.info()), move |saved| drop(done.send(saved)));
         Ok(Self { notes, script: ControlScript::default(), stuck, writer })
     }
 

@@ -1,7 +1,8 @@
 //! What the model thread does when it is told to.
 
+use std::mem;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use crate::{Error, Result};
 
 impl Dreaming {
     pub(super) fn obey(&mut self, command: Command) {
-        self.worker.obeyed += 1;
+        self.worker.teller.obeyed += 1;
         if command.leaves() {
             self.worker.interrupt.lower();
         }
@@ -38,20 +39,17 @@ impl Dreaming {
             Command::Record(None) => self.end_film(),
             Command::Rewind(time) => self.rewind(time),
             Command::Switch(branch) => {
-                if self.change(|world| world.switch(branch)) {
+                if self.change(|world| world.switch(branch)).is_some() {
                     self.moved();
                     self.show_last_chunk();
                 }
             }
-            Command::Save(path) => {
-                let model = Arc::clone(&self.model);
-                if self.change(|world| world.snapshot()?.save(&path, model.info())) {
-                    self.worker.tell(Event::Saved(path));
-                }
-            }
+            Command::Save(path, unwritten) => self.save(path, unwritten),
             Command::Load(path) => {
+                // It may be the file of one that is not written yet.
+                self.saves.wait();
                 let model = Arc::clone(&self.model);
-                if self.change(|world| world.restore(&Snapshot::load(&path, model.info())?)) {
+                if self.change(|world| world.restore(&Snapshot::load(&path, model.info())?)).is_some() {
                     self.moved();
                     // Its last frame is not in the save.
                     self.owed += u32::from(self.paused);
@@ -61,18 +59,23 @@ impl Dreaming {
         self.tell_branches();
     }
 
+    fn save(&mut self, path: PathBuf, unwritten: Arc<()>) {
+        let Some(snapshot) = self.change(Timeline::snapshot) else { return };
+        let (model, teller, file) = (Arc::clone(&self.model), self.worker.teller.clone(), path.clone());
+        let write = move || snapshot.save(&path, model.info());
+        self.saves.add(write, move |written| {
+            teller.tell(written.map_or_else(|error| Event::Rejected(error.to_string()), |()| Event::Saved(file)));
+            drop(unwritten);
+        });
+    }
+
     fn begin_film(&mut self, path: &Path) {
         self.end_film();
-        let (model, events, obeyed) = (Arc::clone(&self.model), self.worker.events.clone(), self.worker.obeyed);
-        let tell = move |event| drop(events.try_send((obeyed, event)));
-        let mut film = None;
-        let token = self.worker.films.upgrade();
-        let begin = |world: &mut Timeline| {
-            film = Some(Film::begin(world, model.info(), path, token, tell)?);
-            Ok(())
-        };
-        if self.change(begin) {
-            self.film = film;
+        let (model, teller) = (Arc::clone(&self.model), self.worker.teller.clone());
+        let (unwritten, mut saves) = (self.worker.unwritten.upgrade(), mem::take(&mut self.saves));
+        self.film = self.change(|world| Film::begin(world, model, path, unwritten, teller, &mut saves));
+        self.saves = saves;
+        if self.film.is_some() {
             self.worker.tell(Event::Recording(true));
         }
     }
@@ -121,7 +124,7 @@ impl Dreaming {
     }
 
     pub(super) fn set_prompt(&mut self, prompt: &str) {
-        if self.change(|world| world.set_prompt(prompt))
+        if self.change(|world| world.set_prompt(prompt)).is_some()
             && let Some(world) = &self.world
         {
             let (prompt, tick) = (prompt.to_owned(), world.session().tick());
@@ -132,20 +135,20 @@ impl Dreaming {
         }
     }
 
-    /// Changes the world; whether it was done. An input that cannot be used leaves the world as it is.
-    fn change(&mut self, change: impl FnOnce(&mut Timeline) -> Result<()> + Send) -> bool {
+    /// Changes the world; nothing if that was not done. An input that cannot be used leaves the world as it is.
+    fn change<T: Send>(&mut self, change: impl FnOnce(&mut Timeline) -> Result<T> + Send) -> Option<T> {
         let settled = self.settle();
         let Some(world) = &mut self.world else {
             self.worker.tell(Event::Rejected("there is no world: start a new one".into()));
-            return false;
+            return None;
         };
         let reading = self.worker.reading();
         match settled.and_then(|()| guarded(&self.pool, || reading.of(|| change(world)))) {
-            Ok(()) => return true,
+            Ok(changed) => return Some(changed),
             Err(error @ (Error::Input(_) | Error::Io { .. })) => self.worker.tell(Event::Rejected(error.to_string())),
             Err(error) => self.fail(&error),
         }
-        false
+        None
     }
 
     /// Goes back by about `time`, as far as the past is known, and shows what was there.
@@ -166,7 +169,7 @@ impl Dreaming {
             // What still waits is of a moment that was left.
             self.worker.waiting.try_iter().for_each(drop);
             self.worker.chunks.try_send(chunk).ok();
-            self.worker.wake();
+            self.worker.teller.wake();
         }
     }
 

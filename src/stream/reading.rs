@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
-use super::{Event, Wake};
+use super::Event;
+use super::worker::Teller;
 use crate::checkpoint::{Progress, watch};
 
 /// What takes no longer is not told.
@@ -14,16 +13,14 @@ const PERIOD: Duration = Duration::from_millis(100);
 
 /// Tells how far it is, and when it ends that nothing is read any more.
 pub(super) struct Reading {
-    events: Sender<(u64, Event)>,
-    wake: Option<Wake>,
-    obeyed: u64,
+    teller: Teller,
     began: Instant,
     told: Option<Instant>,
 }
 
 impl Reading {
-    pub fn new(events: Sender<(u64, Event)>, wake: Option<Wake>, obeyed: u64) -> Self {
-        Self { events, wake, obeyed, began: Instant::now(), told: None }
+    pub fn new(teller: Teller) -> Self {
+        Self { teller, began: Instant::now(), told: None }
     }
 
     /// Does `work` on this thread, and tells what it reads.
@@ -34,14 +31,7 @@ impl Reading {
     fn tell(&mut self, progress: Progress) {
         if self.began.elapsed() > PATIENCE && self.told.is_none_or(|told| told.elapsed() > PERIOD) {
             self.told = Some(Instant::now());
-            self.send(Some(progress));
-        }
-    }
-
-    fn send(&self, progress: Option<Progress>) {
-        self.events.try_send((self.obeyed, Event::Reading(progress))).ok();
-        if let Some(wake) = &self.wake {
-            wake();
+            self.teller.tell(Event::Reading(Some(progress)));
         }
     }
 }
@@ -49,7 +39,7 @@ impl Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         if self.told.is_some() {
-            self.send(None);
+            self.teller.tell(Event::Reading(None));
         }
     }
 }

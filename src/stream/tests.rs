@@ -470,6 +470,74 @@ fn a_saved_world_is_gone_on_with_after_a_restart() {
 }
 
 #[test]
+fn a_world_goes_on_while_it_is_saved_and_a_load_waits_for_the_save() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("world.dream");
+    // The thread that saves has told of a save when it waits at the gate, and does not begin the next before it is open.
+    let (open, gate) = crossbeam_channel::bounded::<()>(0);
+    let (arrived, arrival) = crossbeam_channel::unbounded();
+    let wake: Wake = Arc::new(move || {
+        if thread::current().name() == Some("dream-save") {
+            arrived.send(()).unwrap();
+            gate.recv().ok();
+        }
+    });
+    let mut stream = start(model(), StreamOptions { wake: Some(wake), ..options("a meadow") });
+    // The stream's end would wait for it.
+    let open = open;
+    next_frame(&mut stream);
+    stream.save(&path).unwrap();
+    arrival.recv_timeout(PATIENCE).unwrap();
+    until(|| (next_event(&stream) == Event::Saved(path.clone())).then_some(()));
+    let mut first = Session::new(model().shared(), world("a meadow")).unwrap();
+    first.restore(&Snapshot::load(&path, &model().info).unwrap()).unwrap();
+    let later = until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > first.tick() + 20)).tick;
+    stream.save(&path).unwrap();
+    stream.load(&path).unwrap();
+    until(|| stream.commands.is_empty().then_some(()));
+    drop(open);
+    let told = until(|| stream.events().find(|e| matches!(e, Event::Saved(_) | Event::Moved { .. })));
+    assert_eq!(told, Event::Saved(path));
+    until(|| matches!(next_event(&stream), Event::Moved { tick, .. } if tick >= later).then_some(()));
+}
+
+#[test]
+fn what_is_saved_is_there_when_the_stream_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["a.dream", "b.dream"].map(|name| folder.path().join(name));
+    let model = FakeModel { ballast: 1 << 20, ..model() };
+    let (info, mut stream) = (model.info.clone(), start(model, options("a meadow")));
+    next_frame(&mut stream);
+    paths.iter().for_each(|path| stream.save(path).unwrap());
+    drop(stream);
+    assert!(paths.iter().all(|path| Snapshot::load(path, &info).is_ok()));
+}
+
+#[test]
+fn a_save_that_cannot_be_written_is_told_and_the_world_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stream = start(model(), options("a meadow"));
+    next_frame(&mut stream);
+    stream.save(folder.path().join("none/a.dream")).unwrap();
+    until(|| matches!(next_event(&stream), Event::Rejected(reason) if reason.contains("a.dream")).then_some(()));
+    // What a recording begins with is saved, too.
+    std::fs::create_dir(folder.path().join("walk.dream")).unwrap();
+    stream.record(Some(folder.path().join("walk.gif"))).unwrap();
+    let [mut rejected, mut ended] = [false; 2];
+    until(|| {
+        stream.due_frame(Instant::now());
+        for event in stream.events() {
+            rejected |= matches!(&event, Event::Rejected(reason) if reason.contains("walk.dream"));
+            ended |= event == Event::Recording(false);
+        }
+        (rejected && ended).then_some(())
+    });
+    next_frame(&mut stream);
+    drop(stream);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing else is left");
+}
+
+#[test]
 fn a_prompt_that_follows_a_rewind_is_in_force_afterwards() {
     let mut stream = start(model(), options("a meadow"));
     until(|| stream.due_frame(Instant::now()).filter(|f| f.tick > 20));

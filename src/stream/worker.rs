@@ -15,6 +15,7 @@ use super::film::Film;
 use super::pace::Pace;
 use super::playout::TimedChunk;
 use super::reading::Reading;
+use super::saves::Saves;
 use super::{ChunkInfo, Event, Input, Wake};
 use crate::kernel::{ThreadPool, default_threads};
 use crate::model::{Interrupt, Settings, WorldModel};
@@ -32,7 +33,8 @@ pub(super) enum Command {
     Switch(usize),
     /// Records to this file; none ends the recording.
     Record(Option<PathBuf>),
-    Save(PathBuf),
+    /// Saves to this file; what is held until it is there.
+    Save(PathBuf, Arc<()>),
     Load(PathBuf),
 }
 
@@ -43,13 +45,34 @@ impl Command {
     }
 }
 
-/// The thread's ends of the channels.
-pub(super) struct Worker {
-    pub commands: Receiver<Command>,
+/// What tells of the world, on any thread.
+#[derive(Clone)]
+pub(super) struct Teller {
     /// Counts the commands that were obeyed.
     pub obeyed: u64,
     /// What is told, each with the number of commands obeyed before.
     pub events: Sender<(u64, Event)>,
+    pub wake: Option<Wake>,
+}
+
+impl Teller {
+    pub fn tell(&self, event: Event) {
+        // A caller that never reads its events misses some; it must not stop the world.
+        self.events.try_send((self.obeyed, event)).ok();
+        self.wake();
+    }
+
+    pub fn wake(&self) {
+        if let Some(wake) = &self.wake {
+            wake();
+        }
+    }
+}
+
+/// The thread's ends of the channels.
+pub(super) struct Worker {
+    pub commands: Receiver<Command>,
+    pub teller: Teller,
     pub chunks: Sender<TimedChunk>,
     /// The other end of `chunks`, to take back what was not shown yet.
     pub waiting: Receiver<TimedChunk>,
@@ -60,9 +83,8 @@ pub(super) struct Worker {
     pub interrupt: Interrupt,
     pub script: Option<ControlScript>,
     pub past: TimelineOptions,
-    pub wake: Option<Wake>,
-    /// Held by every recording that is not written yet.
-    pub films: Weak<()>,
+    /// Held by every recording and save that is not written yet.
+    pub unwritten: Weak<()>,
 }
 
 /// The caller dropped the stream.
@@ -76,7 +98,7 @@ impl Worker {
         first: SessionOptions,
         threads: Option<usize>,
     ) {
-        let events = self.events.clone();
+        let events = self.teller.events.clone();
         // The model's work is guarded where it is done; this is for what else it has, which a user may have written.
         if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| self.serve(load, first, threads))) {
             events.try_send((0, Event::Ended(panicked(&*payload).to_string()))).ok();
@@ -109,6 +131,7 @@ impl Worker {
                     branches: Vec::new(),
                     film: None,
                     writers: Vec::new(),
+                    saves: Saves::default(),
                 };
                 dreaming.run(first);
             }
@@ -117,20 +140,12 @@ impl Worker {
     }
 
     pub fn tell(&self, event: Event) {
-        // A caller that never reads its events misses some; it must not stop the world.
-        self.events.try_send((self.obeyed, event)).ok();
-        self.wake();
+        self.teller.tell(event);
     }
 
     /// To tell what the work that follows reads from disk.
     pub fn reading(&self) -> Reading {
-        Reading::new(self.events.clone(), self.wake.clone(), self.obeyed)
-    }
-
-    pub fn wake(&self) {
-        if let Some(wake) = &self.wake {
-            wake();
-        }
+        Reading::new(self.teller.clone())
     }
 }
 
@@ -152,6 +167,8 @@ pub(super) struct Dreaming {
     pub film: Option<Film>,
     /// The threads that write recordings which have ended.
     pub writers: Vec<JoinHandle<()>>,
+    /// Dropped when the thread ends, which then waits for them.
+    pub saves: Saves,
 }
 
 impl Dreaming {
@@ -267,7 +284,7 @@ impl Dreaming {
                 send(chunks, chunk.take().ok_or(Stopped)?) -> sent => {
                     sent.map_err(|_| Stopped)?;
                     if due <= Instant::now() {
-                        self.worker.wake();
+                        self.worker.teller.wake();
                     }
                 }
                 recv(commands) -> command => {
@@ -300,6 +317,11 @@ pub(super) fn guarded<T: Send>(pool: &ThreadPool, work: impl FnOnce() -> Result<
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Error {
+    Error::Thread(format!("a panic in the model: {}", words(payload)))
+}
+
+/// What a panic says.
+pub(super) fn words(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-    Error::Thread(format!("a panic in the model: {}", text.unwrap_or("without words")))
+    text.unwrap_or("without words")
 }
