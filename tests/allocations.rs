@@ -98,17 +98,9 @@ fn a_chunk_takes_its_frames_from_the_heap_and_nothing_else() {
     });
 }
 
-/// On the model thread a chunk also takes a snapshot from which one can come back, and the frames for the screen.
-#[test]
-fn a_chunk_on_the_model_thread_takes_what_is_stated() {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let model = model();
-    let pixels = model.info().default_size.pixels();
-    // A short past is soon full, and old snapshots leave their memory to new ones.
-    let past = TimelineOptions { chunks: 30, ..TimelineOptions::default() };
-    let options = StreamOptions { world: meadow(), threads: Some(2), past, ..StreamOptions::default() };
-    let mut stream = Stream::start(move || Ok(model), options).unwrap();
-    let mut reach = |chunk: u64| loop {
+/// Walks until a chunk is shown that is no earlier than this; which it is.
+fn reach(stream: &mut Stream, chunk: u64) -> u64 {
+    loop {
         for event in stream.events() {
             assert!(!matches!(event, Event::Failed(_) | Event::Ended(_)), "{event:?}");
         }
@@ -119,13 +111,69 @@ fn a_chunk_on_the_model_thread_takes_what_is_stated() {
             }
         }
         thread::sleep(Duration::from_millis(1));
-    };
-    let (start, before) = (reach(44), counts());
-    let (end, after) = (reach(60), counts());
+    }
+}
+
+/// Waits until a stream has given back what it took, lest the next test counts that.
+fn end_of(stream: Stream) {
+    let thread = stream.thread();
+    drop(stream);
+    while !thread.is_finished() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// On the model thread a chunk also takes a snapshot from which one can come back, and the frames for the screen.
+#[test]
+fn a_chunk_on_the_model_thread_takes_what_is_stated() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let model = model();
+    let pixels = model.info().default_size.pixels();
+    // A short past is soon full, and old snapshots leave their memory to new ones.
+    let past = TimelineOptions { chunks: 30, ..TimelineOptions::default() };
+    let options = StreamOptions { world: meadow(), threads: Some(2), past, ..StreamOptions::default() };
+    let mut stream = Stream::start(move || Ok(model), options).unwrap();
+    let (start, before) = (reach(&mut stream, 44), counts());
+    let (end, after) = (reach(&mut stream, 60), counts());
     let chunks = (end - start) as usize;
     let [calls, bytes] = [0, 1].map(|i| (after[i] - before[i]) / chunks);
     // Frames as the model makes them, as the screen wants them and as the past keeps the last: 17 bytes a pixel. The rest, and
     // nearly all pieces, are what the snapshot holds and its names.
     assert!(calls <= 400, "a chunk takes {calls} pieces");
     assert!(bytes <= 64 * pixels, "a chunk takes {bytes} bytes");
+    end_of(stream);
+}
+
+#[test]
+fn worlds_share_the_weights() {
+    const PAST: usize = 10_000_000;
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let live = || {
+        let [_, given, back] = counts();
+        given - back
+    };
+    let without = live();
+    let model = model();
+    let weights = live() - without;
+    let past = TimelineOptions { memory: PAST, ..TimelineOptions::default() };
+    let mut worlds = Vec::new();
+    let mut world = || {
+        let (before, model) = (live(), Arc::clone(&model));
+        let options = StreamOptions { world: meadow(), threads: Some(1), past, ..StreamOptions::default() };
+        let mut stream = Stream::start(move || Ok(model), options).unwrap();
+        // Until it remembers as much as it can.
+        reach(&mut stream, 24);
+        stream.pause(true).unwrap();
+        while !stream.events().any(|event| event == Event::Paused(true)) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        worlds.push(stream);
+        live() - before
+    };
+    world();
+    let further = world();
+    worlds.into_iter().for_each(end_of);
+    // Its past, the present that it goes on from, and the buffers that its chunks are computed in.
+    assert!(further <= PAST + 16_000_000, "a further world takes {further} bytes");
+    assert!(weights > 20_000_000, "a model of its own would hardly be seen beside that: {weights} bytes");
 }
