@@ -1,8 +1,9 @@
 //! Recording a world while it runs: a video, and beside it what makes the same frames again.
 //!
 //! `walk.gif` is accompanied by `walk.dream`, the [saved](crate::simulate::Snapshot::save) moment at which it begins, and
-//! `walk.replay.jsonl`, the [`Replay`] from there on. The video is written by a thread of its own, once the moment is saved. No frame is left out: a world that is
-//! faster than the disk waits for it. What could be written stays, with its replay, when the disk is full.
+//! `walk.replay.jsonl`, the [`Replay`] from there on. The video is written by a thread of its own, once the moment is saved. No
+//! frame is left out: a world that is faster than the disk waits for it. What could be written stays, with its replay, when the
+//! disk is full.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
