@@ -9,7 +9,7 @@ use candle_core::{D, Device, Result, Tensor, bail};
 use smallvec::SmallVec;
 
 use super::array::{Array, Values};
-use super::gemm::{NR, Packed, Tile, multiply, tiles, with_scratch};
+use super::gemm::{NR, Packed, Parts, Tile, multiply, split, tiles, with_scratch};
 use super::math::{exp, max, simd, sum};
 use super::op::SharedOut;
 use super::threads::{for_each, for_each_mut};
@@ -274,15 +274,30 @@ pub(super) fn attend(
     past: &[Segment],
     out: &mut [f32],
 ) {
-    let (heads, width) = (own.len(), own.len() * head_dim);
-    let queries = out.len() / width;
-    let blocks = queries.div_ceil(QUERIES);
+    let blocks = Parts::new(out.len() / (own.len() * head_dim), QUERIES);
     let out = SharedOut::new(out);
-    for_each(heads * blocks, |task| {
-        let (head, block) = (task % heads, task / heads);
-        let (first, last) = (block * queries / blocks, (block + 1) * queries / blocks);
-        attend_block(q, stride, head, head_dim, first..last, own, past, out);
+    for_each(own.len() * blocks.len(), |task| {
+        let (first, count) = blocks.at(task / own.len());
+        attend_block(q, stride, task % own.len(), head_dim, first..first + count, own, past, out);
     });
+}
+
+/// [`attend`] for some of the queries, on this thread; `out` is that of all.
+pub(super) fn attend_rows(
+    q: &[f32],
+    stride: usize,
+    head_dim: usize,
+    rows: Range<usize>,
+    own: &[[Packed; 2]],
+    past: &[Segment],
+    out: SharedOut,
+) {
+    for (first, count) in split(rows.len(), QUERIES) {
+        for head in 0..own.len() {
+            let first = rows.start + first;
+            attend_block(q, stride, head, head_dim, first..first + count, own, past, out);
+        }
+    }
 }
 
 /// One head's attention of some queries.

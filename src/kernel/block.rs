@@ -1,17 +1,18 @@
 //! A transformer block as one operator, whose intermediate results rest in buffers that are kept.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use candle_core::{Result, Tensor, bail};
 
 use super::array::Array;
-use super::attention::{self, KeyValues, Past, Segments, attend, pack_head};
+use super::attention::{self, KeyValues, Past, Segments, attend_rows, pack_head};
 use super::gemm::Packed;
 use super::linear::{Activation, Epilogue, Linear};
 use super::norm::{norm_all, stock_modulate};
 use super::op::{SharedOut, View};
 use super::rope::{self, Rope, norm_rotate};
-use super::threads::for_each_mut;
+use super::threads::{for_each_mut, for_each_rows};
 
 /// Vectors that modulate a block: shift, scale and gate of its attention, then of its MLP.
 pub const MODULATIONS: usize = 6;
@@ -87,18 +88,27 @@ impl Block {
         SCRATCH.with_borrow_mut(|scratch| {
             self.prepare(x, modulation, rope, scratch)?;
             let Scratch { normed, qkv, own, seen, between, hidden } = scratch;
+            let inner = self.fc1.outputs();
             seen.resize(tokens * width, 0.0);
-            attend(qkv, 3 * width, self.head_dim(), own, &segments, seen);
             between.resize(tokens * width, 0.0);
-            let (residual, gate) = (Some(&x[..]), Some(part(2)));
-            self.proj.product(seen, &Epilogue { residual, gate, ..Epilogue::default() }, between);
-            norm_all(between, normed, width, part(3), part(4));
-            hidden.resize(tokens * self.fc1.outputs(), 0.0);
-            let (bias, activation) = (bias1.as_deref(), Activation::Gelu);
-            self.fc1.product(normed, &Epilogue { bias, activation, ..Epilogue::default() }, hidden);
-            let (bias, residual, gate) = (bias2.as_deref(), Some(&between[..]), Some(part(5)));
-            let epilogue = Epilogue { bias, residual, gate, ..Epilogue::default() };
-            let out = Array::new(x.dims(), x.device(), |out| self.fc2.product(hidden, &epilogue, out))?;
+            hidden.resize(tokens * inner, 0.0);
+            let [seen, between, normed, hidden] = [seen, between, normed, hidden].map(|buffer| SharedOut::new(buffer));
+            let after = |rows: Range<usize>, out: &mut [f32]| {
+                let of = |width: usize| rows.start * width..rows.end * width;
+                attend_rows(qkv, 3 * width, self.head_dim(), rows.clone(), own, &segments, seen);
+                // SAFETY: each group of rows belongs to one task.
+                let [seen, between, normed, hidden] = unsafe {
+                    [seen.slice(of(width)), between.slice(of(width)), normed.slice(of(width)), hidden.slice(of(inner))]
+                };
+                let (residual, gate) = (Some(&x[of(width)]), Some(part(2)));
+                self.proj.product(seen, &Epilogue { residual, gate, ..Epilogue::default() }, between);
+                norm_all(between, normed, width, part(3), part(4));
+                let (bias, activation) = (bias1.as_deref(), Activation::Gelu);
+                self.fc1.product(normed, &Epilogue { bias, activation, ..Epilogue::default() }, hidden);
+                let (bias, residual, gate) = (bias2.as_deref(), Some(&*between), Some(part(5)));
+                self.fc2.product(hidden, &Epilogue { bias, residual, gate, ..Epilogue::default() }, out);
+            };
+            let out = Array::new(x.dims(), x.device(), |out| for_each_rows(out, width, after))?;
             Ok((out, features.map(|features| self.keep(qkv, features))))
         })
     }
@@ -118,27 +128,30 @@ impl Block {
     /// Queries, keys and values in `scratch.qkv`, these packed in `scratch.own`.
     fn prepare(&self, x: &[f32], modulation: &[f32], rope: &Rope, scratch: &mut Scratch) -> Result<()> {
         let (width, head_dim) = (self.width(), self.head_dim());
+        let (tokens, half) = (x.len() / width, head_dim / 2);
         let (wq, wk) = (View::new(&self.q_norm)?, View::new(&self.k_norm)?);
         let Scratch { normed, qkv, own, .. } = scratch;
         normed.resize(x.len(), 0.0);
-        norm_all(x, normed, width, &modulation[..width], &modulation[width..2 * width]);
         qkv.resize(3 * x.len(), 0.0);
-        self.qkv.product(normed, &Epilogue::default(), qkv);
-        own.resize_with(self.heads(), Default::default);
-        let (tokens, half) = (x.len() / width, head_dim / 2);
-        let out = SharedOut::new(qkv);
-        for_each_mut(own, |head, packed| {
-            // SAFETY: a head's queries, keys and values belong to one task.
-            let at = |token: usize, part: usize| unsafe {
-                let start = (3 * token + part) * width + head * head_dim;
-                out.slice(start..start + head_dim)
-            };
-            for token in 0..tokens {
+        let shared = SharedOut::new(normed);
+        for_each_rows(qkv, 3 * width, |rows, qkv| {
+            let of = rows.start * width..rows.end * width;
+            // SAFETY: each group of rows belongs to one task.
+            let normed = unsafe { shared.slice(of.clone()) };
+            norm_all(&x[of], normed, width, &modulation[..width], &modulation[width..2 * width]);
+            self.qkv.product(normed, &Epilogue::default(), qkv);
+            for (token, row) in rows.zip(qkv.chunks_exact_mut(3 * width)) {
                 let (cos, sin) = (&rope.cos[token * half..][..half], &rope.sin[token * half..][..half]);
-                norm_rotate(at(token, 0), &wq, cos, sin);
-                norm_rotate(at(token, 1), &wk, cos, sin);
+                let (queries, keys) = row[..2 * width].split_at_mut(width);
+                queries.chunks_exact_mut(head_dim).for_each(|query| norm_rotate(query, &wq, cos, sin));
+                keys.chunks_exact_mut(head_dim).for_each(|key| norm_rotate(key, &wk, cos, sin));
             }
-            pack_head(packed, tokens, head_dim, |token| at(token, 1), |token| at(token, 2), &[]);
+        });
+        own.resize_with(self.heads(), Default::default);
+        let qkv = &*qkv;
+        for_each_mut(own, |head, packed| {
+            let part = |token: usize, part: usize| &qkv[(3 * token + part) * width + head * head_dim..][..head_dim];
+            pack_head(packed, tokens, head_dim, |token| part(token, 1), |token| part(token, 2), &[]);
         });
         Ok(())
     }

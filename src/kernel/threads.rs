@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::hint::spin_loop;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -142,6 +143,17 @@ pub(crate) fn for_each_chunk(values: &mut [f32], size: usize, work: impl Fn(usiz
     let values = SharedOut::new(values);
     // SAFETY: the parts are disjoint, and each belongs to one task.
     for_each(length.div_ceil(size), |i| work(i, unsafe { values.slice(i * size..length.min((i + 1) * size)) }));
+}
+
+/// Fewest rows of a group of [`for_each_rows`]: all weights pass by each group.
+const ROWS: usize = 16;
+
+/// Runs `work` on every group of neighbouring rows of `width` values, one group a thread of the current pool. What comes after one another
+/// row by row is done by one task: a core waits long for what another has just written.
+pub(crate) fn for_each_rows(values: &mut [f32], width: usize, work: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+    let rows = values.len() / width;
+    let most = rows.div_ceil(current_threads()).max(ROWS);
+    for_each_chunk(values, most * width, |i, values| work(i * most..i * most + values.len() / width, values));
 }
 
 /// A job's function, called with its data and a task's number.
