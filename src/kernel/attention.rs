@@ -9,10 +9,10 @@ use candle_core::{D, Device, Result, Tensor, bail};
 use smallvec::SmallVec;
 
 use super::array::{Array, Values};
-use super::gemm::{NR, Packed, Parts, Tile, multiply, split, tiles, with_scratch};
+use super::gemm::{NR, Packed, Parts, SharedPacked, Tile, multiply, split, tiles, with_scratch};
 use super::math::{exp, max, simd, sum};
 use super::op::SharedOut;
-use super::threads::{for_each, for_each_mut};
+use super::threads::for_each;
 
 /// Length of the feature vectors whose products are a flow bias.
 pub const FLOW_DIM: usize = 4;
@@ -49,18 +49,55 @@ thread_local!(static SPARE: RefCell<Vec<Arc<Vec<[Packed; 2]>>>> = const { RefCel
 const MOST: usize = 16;
 
 impl Heads {
-    /// Those of a segment, filled by `pack`.
-    fn filled(heads: usize, pack: impl Fn(usize, &mut [Packed; 2]) + Sync) -> Self {
+    /// Those of a segment, which `fill` packs.
+    fn filled(dims: [usize; 3], features: &[f32], fill: impl FnOnce(&Filling) -> Result<()>) -> Result<Self> {
         let mut spare = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         // Nobody else holds it, or it would not be spare.
-        let packed = Arc::make_mut(&mut spare);
-        packed.resize_with(heads, Default::default);
-        for_each_mut(packed, pack);
-        Self(Some(spare))
+        fill(&Filling::new(Arc::make_mut(&mut spare), dims, features))?;
+        Ok(Self(Some(spare)))
     }
 
     fn heads(&self) -> &[[Packed; 2]] {
         self.0.as_deref().map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Keys and values of every head while several threads pack them, each those of its own tokens.
+pub(super) struct Filling<'a> {
+    heads: SmallVec<[[SharedPacked<'a>; 2]; 8]>,
+    head_dim: usize,
+    /// `[tokens, FLOW_DIM]`, or none.
+    features: &'a [f32],
+}
+
+impl<'a> Filling<'a> {
+    /// Makes room for `[tokens, heads, head_dim]`: keys as columns, with their `features` below unless these are empty, and values as
+    /// rows.
+    pub fn new(packed: &'a mut Vec<[Packed; 2]>, [tokens, heads, head_dim]: [usize; 3], features: &'a [f32]) -> Self {
+        let depth = head_dim + if features.is_empty() { 0 } else { FLOW_DIM };
+        packed.resize_with(heads, Default::default);
+        let shared =
+            |[keys, values]: &'a mut [Packed; 2]| [keys.shared(depth, tokens), values.shared(tokens, head_dim)];
+        Self { heads: packed.iter_mut().map(shared).collect(), head_dim, features }
+    }
+
+    /// Packs the keys and values of neighbouring tokens, of which `of` tells the vectors of a head.
+    ///
+    /// # Safety
+    /// Nobody else may pack any of them at the same time.
+    pub unsafe fn pack<'b>(&self, tokens: Range<usize>, of: impl Fn(usize, usize) -> [&'b [f32]; 2]) {
+        let extra = if self.features.is_empty() { 0 } else { FLOW_DIM };
+        for (head, [keys, values]) in self.heads.iter().enumerate() {
+            for token in tokens.clone() {
+                let [key, value] = of(token, head);
+                let features = &self.features[token * extra..][..extra];
+                // SAFETY: promised by the caller.
+                unsafe {
+                    keys.set_column(token, key[..self.head_dim].iter().chain(features).copied());
+                    values.set_row(token, value);
+                }
+            }
+        }
     }
 }
 
@@ -94,12 +131,18 @@ impl KeyValues {
         }
         let head_dim = width / heads;
         if let (Some(keys), Some(values)) = (keys.here()?, values.here()?) {
-            let (keys, values) = (&keys[..], &values[..]);
             let features = features.map(Values::here).transpose()?.flatten();
-            let of = |head: usize, token: usize| token * width + head * head_dim;
-            let key = |head: usize, token: usize| &keys[of(head, token)..][..head_dim];
-            let value = |head: usize, token: usize| &values[of(head, token)..][..head_dim];
-            return Ok(Self::packed([tokens, heads, head_dim], features.as_deref().unwrap_or_default(), key, value));
+            let dims @ [_, _, head_dim] = [tokens, heads, head_dim];
+            return Self::packed(dims, features.as_deref().unwrap_or_default(), |filling| {
+                let (keys, values) = (&keys[..], &values[..]);
+                let of = |token: usize, head: usize| {
+                    [keys, values].map(|part| &part[token * width + head * head_dim..][..head_dim])
+                };
+                let part = |i: usize| i * NR..tokens.min((i + 1) * NR);
+                // SAFETY: the parts are disjoint, and each belongs to one task.
+                for_each(tokens.div_ceil(NR), |i| unsafe { filling.pack(part(i), of) });
+                Ok(())
+            });
         }
         let features = features.map(Values::to_tensor).transpose()?;
         let biased = features.is_some();
@@ -107,18 +150,23 @@ impl KeyValues {
         Ok(Self { held, tokens, heads, head_dim, biased })
     }
 
-    /// On the CPU, of every head and token; no `features` for a segment without a bias.
-    pub(super) fn packed<'a>(
-        [tokens, heads, head_dim]: [usize; 3],
+    /// `[tokens, heads, head_dim]` on the CPU, which `fill` packs; no `features` for a segment without a bias.
+    pub(super) fn packed(
+        dims: [usize; 3],
         features: &[f32],
-        key: impl Fn(usize, usize) -> &'a [f32] + Sync,
-        value: impl Fn(usize, usize) -> &'a [f32] + Sync,
-    ) -> Self {
-        let packed = Heads::filled(heads, |head, packed| {
-            pack_head(packed, tokens, head_dim, |token| key(head, token), |token| value(head, token), features);
-        });
-        let (held, biased) = (Held::Packed(packed), !features.is_empty());
-        Self { held, tokens, heads, head_dim, biased }
+        fill: impl FnOnce(&Filling) -> Result<()>,
+    ) -> Result<Self> {
+        let [tokens, heads, head_dim] = dims;
+        let held = Held::Packed(Heads::filled(dims, features, fill)?);
+        Ok(Self { held, tokens, heads, head_dim, biased: !features.is_empty() })
+    }
+
+    /// Keys and values of every head, on the CPU.
+    pub(super) fn heads(&self) -> Option<&[[Packed; 2]]> {
+        match &self.held {
+            Held::Packed(heads) => Some(heads.heads()),
+            Held::Given(..) => None,
+        }
     }
 
     /// Bytes of a segment on the CPU with features.
@@ -190,23 +238,6 @@ impl KeyValues {
     fn width(&self) -> usize {
         self.heads * self.head_dim
     }
-}
-
-/// Packs one head's keys (as columns, with their features `[tokens, FLOW_DIM]` below unless these are empty) and values (as
-/// rows).
-pub(super) fn pack_head<'a>(
-    [keys, values]: &mut [Packed; 2],
-    tokens: usize,
-    head_dim: usize,
-    key: impl Fn(usize) -> &'a [f32],
-    value: impl Fn(usize) -> &'a [f32],
-    features: &[f32],
-) {
-    let extra = if features.is_empty() { 0 } else { FLOW_DIM };
-    keys.set_columns(head_dim + extra, tokens, |token| {
-        key(token).iter().chain(&features[token * extra..][..extra]).copied()
-    });
-    values.set_rows(tokens, head_dim, value);
 }
 
 /// A segment that is attended to with a bias: the logit of a query and a key is

@@ -6,13 +6,13 @@ use std::ops::Range;
 use candle_core::{Result, Tensor, bail};
 
 use super::array::Array;
-use super::attention::{self, KeyValues, Past, Segments, attend_rows, pack_head};
+use super::attention::{self, Filling, KeyValues, Past, Segments, attend_rows};
 use super::gemm::Packed;
 use super::linear::{Activation, Epilogue, Linear};
 use super::norm::{norm_all, stock_modulate};
 use super::op::{SharedOut, View};
 use super::rope::{self, Rope, norm_rotate};
-use super::threads::{for_each_mut, for_each_rows};
+use super::threads::for_each_rows;
 
 /// Vectors that modulate a block: shift, scale and gate of its attention, then of its MLP.
 pub const MODULATIONS: usize = 6;
@@ -81,17 +81,24 @@ impl Block {
             let (x, keys) = self.stock(&x.tensor()?, &modulation.tensor()?, rope, past, features)?;
             return Ok((Array::from_tensor(&x)?, keys));
         }
-        let (tokens, width) = x.dims2()?;
+        let (_, width) = x.dims2()?;
         let segments = past.iter().map(Past::segment).collect::<Result<Segments>>()?;
         let (bias1, bias2) = (self.fc1.bias()?, self.fc2.bias()?);
         let part = |i: usize| &modulation[i * width..][..width];
         SCRATCH.with_borrow_mut(|scratch| {
-            self.prepare(x, modulation, rope, scratch)?;
+            let kept = features.map(|features| self.keep(x, modulation, rope, features, scratch)).transpose()?;
             let Scratch { normed, qkv, own, seen, between, hidden } = scratch;
+            let own = match kept.as_ref().and_then(KeyValues::heads) {
+                Some(own) => own,
+                None => {
+                    self.prepare(x, modulation, rope, normed, qkv, &Filling::new(own, self.dims(x), &[]))?;
+                    own
+                }
+            };
             let inner = self.fc1.outputs();
-            seen.resize(tokens * width, 0.0);
-            between.resize(tokens * width, 0.0);
-            hidden.resize(tokens * inner, 0.0);
+            seen.resize(x.len(), 0.0);
+            between.resize(x.len(), 0.0);
+            hidden.resize(x.len() / width * inner, 0.0);
             let [seen, between, normed, hidden] = [seen, between, normed, hidden].map(|buffer| SharedOut::new(buffer));
             let after = |rows: Range<usize>, out: &mut [f32]| {
                 let of = |width: usize| rows.start * width..rows.end * width;
@@ -109,7 +116,7 @@ impl Block {
                 self.fc2.product(hidden, &Epilogue { bias, residual, gate, ..Epilogue::default() }, out);
             };
             let out = Array::new(x.dims(), x.device(), |out| for_each_rows(out, width, after))?;
-            Ok((out, features.map(|features| self.keep(qkv, features))))
+            Ok((out, kept))
         })
     }
 
@@ -119,18 +126,35 @@ impl Block {
         if !x.device().is_cpu() {
             return Ok(self.stock_keys(&x.tensor()?, &modulation.tensor()?, rope, Some(features))?.1);
         }
-        SCRATCH.with_borrow_mut(|scratch| {
-            self.prepare(x, modulation, rope, scratch)?;
-            Ok(self.keep(&scratch.qkv, features))
-        })
+        SCRATCH.with_borrow_mut(|scratch| self.keep(x, modulation, rope, features, scratch))
     }
 
-    /// Queries, keys and values in `scratch.qkv`, these packed in `scratch.own`.
-    fn prepare(&self, x: &[f32], modulation: &[f32], rope: &Rope, scratch: &mut Scratch) -> Result<()> {
+    /// The keys and values of x, to be remembered; what else [`Block::prepare`] tells goes to `scratch`.
+    fn keep(
+        &self,
+        x: &[f32],
+        modulation: &[f32],
+        rope: &Rope,
+        features: &[f32],
+        scratch: &mut Scratch,
+    ) -> Result<KeyValues> {
+        let Scratch { normed, qkv, .. } = scratch;
+        KeyValues::packed(self.dims(x), features, |own| self.prepare(x, modulation, rope, normed, qkv, own))
+    }
+
+    /// Queries, keys and values in `qkv`, and these packed in `own`.
+    fn prepare(
+        &self,
+        x: &[f32],
+        modulation: &[f32],
+        rope: &Rope,
+        normed: &mut Vec<f32>,
+        qkv: &mut Vec<f32>,
+        own: &Filling,
+    ) -> Result<()> {
         let (width, head_dim) = (self.width(), self.head_dim());
-        let (tokens, half) = (x.len() / width, head_dim / 2);
+        let half = head_dim / 2;
         let (wq, wk) = (View::new(&self.q_norm)?, View::new(&self.k_norm)?);
-        let Scratch { normed, qkv, own, .. } = scratch;
         normed.resize(x.len(), 0.0);
         qkv.resize(3 * x.len(), 0.0);
         let shared = SharedOut::new(normed);
@@ -140,29 +164,25 @@ impl Block {
             let normed = unsafe { shared.slice(of.clone()) };
             norm_all(&x[of], normed, width, &modulation[..width], &modulation[width..2 * width]);
             self.qkv.product(normed, &Epilogue::default(), qkv);
-            for (token, row) in rows.zip(qkv.chunks_exact_mut(3 * width)) {
+            for (token, row) in rows.clone().zip(qkv.chunks_exact_mut(3 * width)) {
                 let (cos, sin) = (&rope.cos[token * half..][..half], &rope.sin[token * half..][..half]);
                 let (queries, keys) = row[..2 * width].split_at_mut(width);
                 queries.chunks_exact_mut(head_dim).for_each(|query| norm_rotate(query, &wq, cos, sin));
                 keys.chunks_exact_mut(head_dim).for_each(|key| norm_rotate(key, &wk, cos, sin));
             }
-        });
-        own.resize_with(self.heads(), Default::default);
-        let qkv = &*qkv;
-        for_each_mut(own, |head, packed| {
-            let part = |token: usize, part: usize| &qkv[(3 * token + part) * width + head * head_dim..][..head_dim];
-            pack_head(packed, tokens, head_dim, |token| part(token, 1), |token| part(token, 2), &[]);
+            let first = rows.start;
+            let part = |token: usize, head: usize, part: usize| {
+                &qkv[(3 * (token - first) + part) * width + head * head_dim..][..head_dim]
+            };
+            // SAFETY: each token belongs to one task.
+            unsafe { own.pack(rows, |token, head| [part(token, head, 1), part(token, head, 2)]) };
         });
         Ok(())
     }
 
-    /// The keys and values in `qkv`, to be remembered.
-    fn keep(&self, qkv: &[f32], features: &[f32]) -> KeyValues {
-        let (width, head_dim) = (self.width(), self.head_dim());
-        let part = |part: usize| {
-            move |head: usize, token: usize| &qkv[(3 * token + part) * width + head * head_dim..][..head_dim]
-        };
-        KeyValues::packed([qkv.len() / (3 * width), self.heads(), head_dim], features, part(1), part(2))
+    /// `[tokens, heads, head_dim]` of x.
+    fn dims(&self, x: &[f32]) -> [usize; 3] {
+        [x.len() / self.width(), self.heads(), self.head_dim()]
     }
 
     fn width(&self) -> usize {

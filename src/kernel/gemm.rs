@@ -5,6 +5,8 @@
 //! tile time to fetch it: the weights of a model do not stay in a cache between two uses.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::slice;
 
 use super::isa::Isa;
 use super::op::SharedOut;
@@ -42,37 +44,20 @@ impl Packed {
     /// Packs `n` columns, each given by the iterator over its `k` values.
     pub fn from_columns<I: Iterator<Item = f32>>(k: usize, n: usize, column: impl Fn(usize) -> I) -> Self {
         let mut packed = Self::default();
-        packed.set_columns(k, n, column);
+        let shared = packed.shared(k, n);
+        // SAFETY: nobody else has it.
+        (0..n).for_each(|index| unsafe { shared.set_column(index, column(index)) });
         packed
     }
 
-    /// Packs other columns in place of these.
-    pub fn set_columns<I: Iterator<Item = f32>>(&mut self, k: usize, n: usize, column: impl Fn(usize) -> I) {
-        self.reshape(k, n);
-        for index in 0..n {
-            let panel = &mut self.rows[index / NR * k..][..k];
-            for (row, value) in panel.iter_mut().zip(column(index)) {
-                row.0[index % NR] = value;
-            }
-        }
-    }
-
-    /// Packs `k` rows of `n` values in place of what is there.
-    pub fn set_rows<'a>(&mut self, k: usize, n: usize, row: impl Fn(usize) -> &'a [f32]) {
-        self.reshape(k, n);
-        for index in 0..k {
-            for (panel, values) in row(index)[..n].chunks(NR).enumerate() {
-                self.rows[panel * k + index].0[..values.len()].copy_from_slice(values);
-            }
-        }
-    }
-
-    fn reshape(&mut self, k: usize, n: usize) {
+    /// `k` rows and `n` columns in place of what is there, for several threads to pack.
+    pub fn shared(&mut self, k: usize, n: usize) -> SharedPacked<'_> {
         if (self.k, self.n) != (k, n) {
             self.rows.clear();
             self.rows.resize(n.div_ceil(NR) * k, Row::default());
             (self.k, self.n) = (k, n);
         }
+        SharedPacked { start: self.rows.as_mut_ptr().cast(), k, n, lifetime: PhantomData }
     }
 
     /// The panel that holds columns `NR * index..`.
@@ -96,6 +81,41 @@ impl Packed {
             for (row, values) in self.panel(first / NR).iter().enumerate() {
                 take(row, first, &values.0[..width]);
             }
+        }
+    }
+}
+
+/// A [`Packed`] that several threads pack, each its own columns or rows.
+pub struct SharedPacked<'a> {
+    start: *mut f32,
+    k: usize,
+    n: usize,
+    lifetime: PhantomData<&'a mut Packed>,
+}
+
+// SAFETY: the pointer comes from a `&mut Packed` held for 'a, and its users are obliged to keep to disjoint parts.
+unsafe impl Sync for SharedPacked<'_> {}
+
+impl SharedPacked<'_> {
+    /// # Safety
+    /// Nobody else may write this column, or a row, at the same time.
+    pub unsafe fn set_column(&self, index: usize, values: impl Iterator<Item = f32>) {
+        assert!(index < self.n);
+        let start = index / NR * self.k * NR + index % NR;
+        for (row, value) in (0..self.k).zip(values) {
+            // SAFETY: the panel of a column has `k` rows of `NR` values; unaliased by the caller's promise.
+            unsafe { *self.start.add(start + row * NR) = value };
+        }
+    }
+
+    /// # Safety
+    /// Nobody else may write this row, or a column, at the same time.
+    pub unsafe fn set_row(&self, index: usize, values: &[f32]) {
+        assert!(index < self.k && values.len() == self.n);
+        for (panel, values) in values.chunks(NR).enumerate() {
+            // SAFETY: every panel has `k` rows of `NR` values; unaliased by the caller's promise.
+            let row = unsafe { slice::from_raw_parts_mut(self.start.add((panel * self.k + index) * NR), values.len()) };
+            row.copy_from_slice(values);
         }
     }
 }
@@ -448,7 +468,9 @@ mod tests {
     fn worst_error(m: usize, n: usize, k: usize, seed: u32) -> f64 {
         let (a, b) = (numbers(m * k, seed), numbers(k * n, seed ^ 1));
         let mut packed = Packed::default();
-        packed.set_rows(k, n, |i| &b[i * n..]);
+        let shared = packed.shared(k, n);
+        // SAFETY: nobody else has it.
+        b.chunks_exact(n).enumerate().for_each(|(i, row)| unsafe { shared.set_row(i, row) });
         let exact =
             |i: usize, j: usize| -> f64 { (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j])).sum() };
         let exact: Vec<_> = (0..m).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| exact(i, j)).collect();
