@@ -33,10 +33,10 @@ pub struct TimelineOptions {
 }
 
 impl Default for TimelineOptions {
-    /// A minute in chunks of a tenth of a second and 180 MB, in which the default model has snapshots at most a second apart for
-    /// five seconds and two for ten; four branches.
+    /// A minute in chunks of a tenth of a second and 150 MB, in which the default model has snapshots at most a second apart for
+    /// four seconds and two for seven; four branches.
     fn default() -> Self {
-        Self { chunks: 600, memory: 180_000_000, branches: 4 }
+        Self { chunks: 600, memory: 150_000_000, branches: 4 }
     }
 }
 
