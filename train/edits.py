@@ -4,9 +4,10 @@
 
 What is broken or placed is a small part of few chunks, and a stage that only makes dreams likely (distill.py) hardly misses it. Here the chunk
 of an edit learns from the recording, and every other from the DiT as it was (learning without forgetting, Li & Hoiem 2016), so that
-walks stay as sharp as they were. Half of the clips go on from an edit as the DiT itself makes it. They are long: what is not kept of
-a long past is forgotten, and an edit fades. Worlds that the DiT walks by itself go on beside them, asked as after their past and as if
-they had none, for what is kept for recordings alone is lost where a walk has strayed from them.
+walks stay as sharp as they were. Half of the clips go on from an edit as the DiT itself makes it. Short clips (--chunks 4) teach edits
+soonest; long ones (20, from a run of short ones) must follow: what is not kept of a long past is forgotten, and an edit fades. Worlds that
+the DiT walks by itself go on beside them, asked as after their past and as if they had none, for what is kept for recordings alone is lost
+where a walk has strayed from them.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from model import EDIT_GUIDANCE, rms_norm
 from walk import Walkers, noised
 
 RATE = 5e-4
-CHUNKS, CLIPS, COPIES = 20, 2, 2  # chunks a clip, clips of --batch 4, noisy copies of each
+COPIES = 2  # noisy copies of each clip
 COUNTS = 3  # times as much counts the chunk of an edit
 OWN = 0.5  # of the clips go on from edits as the DiT makes them
 WORDLESS = 0.3  # of the chunks without a past have no words either, for guidance
@@ -86,13 +87,13 @@ def keeping(walks, now, noise):
 
 @torch.no_grad()
 @torch.random.fork_rng()
-def evaluate(dit, before, batches, held_out, clips=8):
-    """Errors from pure noise in held-out chunks of an edit, of `dit` and `before`."""
+def evaluate(dit, before, batches, held_out, chunks, total=160):
+    """Errors from pure noise in held-out chunks of an edit, of `dit` and `before`, over clips of `total` chunks together."""
     rng, batches.rng = batches.rng, np.random.default_rng(2)
     torch.manual_seed(2)
     errors = []
-    for _ in range(clips // CLIPS):
-        _, z, a, pitch, text, grid = batches.draw(held_out, CLIPS, CHUNKS, mirror=False, edits=1.0)
+    for _ in range(total // chunks // 2):
+        _, z, a, pitch, text, grid = batches.draw(held_out, 2, chunks, mirror=False, edits=1.0)
         errors.append(torch.stack(lesson(dit, before, batches.vcn, z, a, pitch, text, *grid, 1)[1:]))
     batches.rng = rng
     return dict(zip(("edits", "before", "elsewhere"), torch.stack(errors).mean(0).tolist()))
@@ -104,7 +105,8 @@ def main():
     data.arguments(p)
     p.add_argument("--model", required=True, help="model folder with the exported VCN, DiT and text encoder")
     p.add_argument("--compile", action="store_true", help="torch.compile: some minutes to begin with, then a third faster")
-    p.add_argument("--batch", type=int, default=4, help="twice the clips of a step, over all processes")
+    p.add_argument("--chunks", type=int, default=20, help="chunks a clip")
+    p.add_argument("--batch", type=int, default=40, help="chunks of all clips of a step, over all processes")
     p.add_argument("--worlds", type=int, default=8, help="worlds that walk, over all processes")
     args = p.parse_args()
 
@@ -123,11 +125,11 @@ def main():
     batches = Batches(vcn, captions, rng, world.device)
     compiled = partial(torch.compile, dynamic=False) if args.compile else lambda model: model
     model, was = compiled(dit), compiled(before)
-    clips = max(1, round(CLIPS * args.batch / 4 / world.size))
+    clips = max(1, args.batch // args.chunks // world.size)
     worlds = max(1, args.worlds // world.size)
     walkers = Walkers(dit, vcn, captions, sets[0], worlds, WALKED, rng, world.device, furthest=FURTHEST, watching=(before,))
     while run.running():
-        _, z, a, pitch, text, grid = batches.draw(pick(sets, rng), clips, CHUNKS, edits=1.0)
+        _, z, a, pitch, text, grid = batches.draw(pick(sets, rng), clips, args.chunks, edits=1.0)
         with world.precision():
             loss, edits, unknown, elsewhere = lesson(model, was, vcn, z, a, pitch, text, *grid, COPIES)
         loss.backward()
@@ -138,13 +140,13 @@ def main():
             (walked / WALKED).backward()
             with world.precision():
                 walkers.advance(z, now, given, known)
-        spent = flops(c, clips * world.size, CHUNKS, COPIES) * 7 / 4 + 2 * walk_flops(c, worlds * world.size, WALKED, 2)
+        spent = flops(c, clips * world.size, args.chunks, COPIES) * 7 / 4 + 2 * walk_flops(c, worlds * world.size, WALKED, 2)
         run.update(spent, {"loss": loss.detach(), "edits": edits, "before": unknown, "elsewhere": elsewhere, "walked": walked.detach()})
         if run.step % 100 == 0 and world.rank == 0:
-            run.report(evaluate(run.ema, before, batches, held_out))
+            run.report(evaluate(run.ema, before, batches, held_out, args.chunks))
     run.save()
     if world.rank == 0:
-        run.report(evaluate(run.ema, before, batches, held_out))
+        run.report(evaluate(run.ema, before, batches, held_out, args.chunks))
         engine.plot(args.out, ["loss", "edits", "elsewhere", "walked", "held_edits"])
 
 
