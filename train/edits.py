@@ -28,7 +28,9 @@ from walk import Walkers, noised
 
 RATE = 5e-4
 COPIES = 2  # noisy copies of each clip
-COUNTS = 3  # times as much counts the chunk of an edit
+# times as much counts the chunk in which a block is: a hole is a small part of the picture; and those after, or what breaks a block unmakes
+# it in chunks in which nothing is broken
+PLACED, BROKEN, AFTER = 3, 8, 6
 OWN = 0.5  # of the clips go on from edits as the DiT makes them
 WORDLESS = 0.3  # of the chunks without a past have no words either, for guidance
 WALKED, FURTHEST = 4, 240  # chunks that a world walks in a step, and before it begins anew
@@ -57,7 +59,8 @@ def lesson(model, before, vcn, z, controls, pitch, text, h, w, copies):
         kept = before(*given).float()
     clean = model(*given).float()
     error = (clean - torch.where(edit[..., None, None], true, kept)).square().mean((2, 3))
-    loss = (error * torch.where(edit, COUNTS, 1)).mean()
+    broken, after = edit & (controls[..., 6] > 0).any(-1).repeat(copies, 1), edit.cumsum(1) > 0
+    loss = (error * torch.where(broken, BROKEN, torch.where(edit, PLACED, torch.where(after, AFTER, 1)))).mean()
     with torch.no_grad():
         blind = edit & (tau == 0)
         mean = lambda e, where: (e * where).sum() / where.sum().clamp(min=1)  # noqa: E731
