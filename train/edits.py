@@ -31,6 +31,7 @@ COPIES = 2  # noisy copies of each clip
 # times as much counts the chunk in which a block is: a hole is a small part of the picture; and those after, or what breaks a block unmakes
 # it in chunks in which nothing is broken
 PLACED, BROKEN, AFTER = 3, 8, 6
+KEPT = 4  # times as much counts what a world keeps that the DiT walks by itself: a minute adds up what is not
 OWN = 0.5  # of the clips go on from edits as the DiT makes them
 WORDLESS = 0.3  # of the chunks without a past have no words either, for guidance
 WALKED, FURTHEST = 4, 240  # chunks that a world walks in a step, and before it begins anew
@@ -95,7 +96,7 @@ def evaluate(dit, before, batches, held_out, chunks, total=160):
     rng, batches.rng = batches.rng, np.random.default_rng(2)
     torch.manual_seed(2)
     errors = []
-    for _ in range(total // chunks // 2):
+    for _ in range(max(1, total // chunks // 2)):
         _, z, a, pitch, text, grid = batches.draw(held_out, 2, chunks, mirror=False, edits=1.0)
         errors.append(torch.stack(lesson(dit, before, batches.vcn, z, a, pitch, text, *grid, 1)[1:]))
     batches.rng = rng
@@ -140,7 +141,7 @@ def main():
             with world.precision():
                 now = *now, walkers.walks.foresee(*now[:2])
                 walked, z = keeping(walkers.walks, now, torch.randn_like(true))
-            (walked / WALKED).backward()
+            (KEPT * walked / WALKED).backward()
             with world.precision():
                 walkers.advance(z, now, given, known)
         spent = flops(c, clips * world.size, args.chunks, COPIES) * 7 / 4 + 2 * walk_flops(c, worlds * world.size, WALKED, 2)
