@@ -111,7 +111,16 @@ class Optimizer:
         if self.world.size > 1:
             torch._foreach_div_(grads, self.world.size)
         norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
-        torch._foreach_lerp_(self.momentum, grads[: len(self.matrices)], 0.05)
+        if self.matrices:
+            self._step_matrices(grads[: len(self.matrices)], scale)
+        for group in self.adam.param_groups:
+            group["lr"] = self.lr * scale
+        self.adam.step()
+        torch._foreach_zero_(grads)
+        return float(norm)
+
+    def _step_matrices(self, grads, scale):
+        torch._foreach_lerp_(self.momentum, grads, 0.05)
         updates = [torch.zeros_like(p) for p in self.matrices]
         for shape, alike in self.alike.items():
             mine = alike[self.world.rank :: self.world.size]
@@ -124,11 +133,6 @@ class Optimizer:
                     updates[i] = factor.view_as(updates[i])
         self.world.sum(updates)
         torch._foreach_add_([p.data for p in self.matrices], updates, alpha=-self.lr * scale)
-        for group in self.adam.param_groups:
-            group["lr"] = self.lr * scale
-        self.adam.step()
-        torch._foreach_zero_(grads)
-        return float(norm)
 
     def state_dict(self):
         return {"momentum": self.momentum, "adam": self.adam.state_dict()}

@@ -30,6 +30,7 @@ $python train/scaling.py "${common[@]}" --max-steps 2 --model "$work/model" --ou
 $python train/distill.py "${common[@]}" --model "$work/model" --walks "$work/heldout" --out "$work/distill" --batch 2 --worlds 2
 $python train/export.py --model "$work/model" --dit "$work/distill"
 $python train/edits.py "${common[@]}" --model "$work/model" --out "$work/edits" --chunks 4 --batch 8 --worlds 2
+$python train/words.py "${common[@]}" --model "$work/model" --out "$work/words"
 $python train/export.py --model "$work/model" --dit "$work/edits" --fixture "$work/model"
 PARITY_FIXTURE="$work/model" cargo test --locked --test parity --test text_parity
 "$dream" render --model "$work/model" --prompt "a meadow at noon" --frames 8 --seed 1 --out "$work/frames/"

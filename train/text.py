@@ -195,16 +195,21 @@ def distil(student, token_ids, targets, args, batch=256):
     return run.ema.cpu()
 
 
-def export(student, tokenizer, config, out, fixture):
+def export(student, tokenizer, config, out):
     """Writes the folder that Rust and `TextEncoder` load, and the embeddings a parity test compares with."""
     out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in student.state_dict().items()}, out / "text.safetensors")
     (out / "text.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save(str(out / "tokenizer.json"), pretty=False)
+    export_weights(student, out)
+
+
+def export_weights(student, out):
+    """Writes other weights to a folder of `export`, and their embeddings: beside the tests those of the shipped model, else beside them."""
+    save_file({k: v.half().contiguous() for k, v in student.state_dict().items()}, out / "text.safetensors")
     embeddings = TextEncoder(out).encode(PARITY_PROMPTS)
     rows = [[round(float(x), 6) for x in row] for row in embeddings]
-    fixture.parent.mkdir(parents=True, exist_ok=True)
-    fixture.write_text(json.dumps(dict(prompts=PARITY_PROMPTS, embeddings=rows)))
+    fixture = ROOT / "tests/fixtures" if out.resolve() == SHIPPED else out
+    (fixture / "text_parity.json").write_text(json.dumps(dict(prompts=PARITY_PROMPTS, embeddings=rows)))
 
 
 def probe(train, test, labels, truth):
@@ -231,7 +236,7 @@ def smoke(args):
     token_ids = [e.ids for e in tokenizer.encode_batch(phrases)]
     args.max_steps = 20
     student = distil(Bert(config), token_ids, F.normalize(torch.randn(len(phrases), DIM), dim=-1), args, batch=32)
-    export(student, tokenizer, config, args.model, args.model / "text_parity.json")
+    export(student, tokenizer, config, args.model)
 
 
 def embed_phrases(model, tokenizer, phrases, label=None):
@@ -278,7 +283,7 @@ def main():
     train = [i for i in range(len(phrases)) if i % 50]
     token_ids = [e.ids for e in tokenizer.encode_batch(phrases)]
     student = distil(student, [token_ids[i] for i in train], targets[train], args)
-    export(student, tokenizer, config, args.model, ROOT / "tests/fixtures/text_parity.json")
+    export(student, tokenizer, config, args.model)
 
     tests = HELD_OUT + [row[0] for row in truth]
     targets = torch.cat([targets, embed_phrases(teacher, teacher_tokenizer, tests)])

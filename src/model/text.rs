@@ -2,7 +2,7 @@
 //!
 //! The slot takes any BERT sentence encoder with mean pooling. The shipped one is a small BERT distilled from
 //! [all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2) by `train/text.py`, with a
-//! projection to its space; that model itself, without a projection, fits too. A folder holds `text.json`
+//! projection to its space, and tuned to our DiT by `train/words.py`; that model itself, without a projection, fits too. A folder holds `text.json`
 //! (Hugging Face's BERT config with `"kind": "bert"` and, where there is one, `"projection": 384`),
 //! `text.safetensors` in Hugging Face's BERT layout, and `tokenizer.json`.
 
