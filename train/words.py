@@ -64,7 +64,7 @@ class Scenes(nn.Module):
     def forward(self, labels):
         """Labels [N, 3], numbers in NAMES -> unit vectors [N, DIM]."""
         parts = sum(part(labels[:, i]) for i, part in enumerate(self.embeddings[:3]))
-        return F.normalize(parts + self.embeddings[3](labels @ self.stride), dim=-1)
+        return F.normalize(parts + self.embeddings[3]((labels * self.stride).sum(-1)), dim=-1)
 
 
 def numbers(labels):
@@ -72,16 +72,23 @@ def numbers(labels):
     return [names.index(label) for names, label in zip(NAMES, labels)]
 
 
-def draw(episodes, rng, batch):
+def fresh(run):
+    """Seeds torch, and gives a generator, as nobody has them at this step of the run."""
+    seed = [run.args.seed, run.step, run.world.rank]
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    return np.random.default_rng(seed)
+
+
+def draw(episodes, rng, batch, per_chunk):
     """Lone chunks at any time: frames [B, 1, F, 3, H, W], controls [B, 1, F, names], pitch [B, 1] and what is told of their scenes [B, 3]."""
     clips, labels = [], []
     for i in rng.choice(len(episodes.items), batch):
         episode = episodes.items[i]
-        at = rng.integers(len(episode["frames.npy"]) - 1)
-        scene = next(s for s in reversed(episode["json"]["scenes"]) if s["tick"] <= at + 1)
+        at = rng.integers(len(episode["frames.npy"]) - per_chunk + 1)
+        scene = next(s for s in reversed(episode["json"]["scenes"]) if s["tick"] < at + per_chunk)
         scene = [scene[key] for key in ("biome", "time", "weather")]
         said = rng.random(3) < (*SAID[:2], CLEAR_SAID if scene[2] == "clear" else SAID[2])
-        clips.append(episodes.clip(i, at, 1, 2, rng, rng.random() < 0.5))
+        clips.append(episodes.clip(i, at, 1, per_chunk, rng, rng.random() < 0.5))
         labels.append([n if told else 0 for n, told in zip(numbers(scene), said)])
     frames, controls, _, pitch = zip(*clips)
     controls, pitch = (torch.from_numpy(np.stack(v)) for v in (controls, pitch))
@@ -90,7 +97,7 @@ def draw(episodes, rng, batch):
 
 def error(dit, vcn, scenes, episodes, rng, world):
     """How far `dit` is from recorded chunks at any noise, told their scenes by each of several `scenes`; with a gradient of these."""
-    frames, controls, pitch, labels = (t.to(world.device) for t in draw(episodes, rng, CHUNKS))
+    frames, controls, pitch, labels = (t.to(world.device) for t in draw(episodes, rng, CHUNKS, dit.c.frames_per_chunk))
     with torch.no_grad():
         z = vcn.encode(to_float(frames), controls)
         tau = torch.rand(z.shape[:2], device=z.device) ** 2  # as the levels of a first picture
@@ -104,15 +111,16 @@ def error(dit, vcn, scenes, episodes, rng, world):
     return errors
 
 
-def invert(scenes, dit, vcn, episodes, held_out, run, rng, world):
+def invert(scenes, dit, vcn, episodes, held_out, run, world):
     """Seeks the embeddings by which `dit` predicts recorded chunks best, averaged in `run.ema`."""
-    begun = copy.deepcopy(scenes).requires_grad_(False)
+    begun, rng = copy.deepcopy(scenes).requires_grad_(False), fresh(run)
     while run.running():
         (loss,) = error(dit, vcn, [scenes], episodes, rng, world)
         loss.backward()
         run.update(3 * flops_alone(dit) * CHUNKS * world.size, {"loss": loss.detach()})
     run.save()
     if world.rank == 0:
+        torch.manual_seed(2)
         rng = np.random.default_rng(2)
         with torch.no_grad():
             errors = torch.tensor([error(dit, vcn, [run.ema, begun], held_out, rng, world) for _ in range(EVALUATED)])
@@ -143,7 +151,7 @@ def understood(encoder, scenes, prompts, labels):
     return float((nearest == labels)[asked].float().mean())
 
 
-def reword(encoder, scenes, run, rng, world):
+def reword(encoder, scenes, run, world):
     """Trains the encoder's weights, in place and averaged in `run.ema`, to embed as `scenes` whatever means one."""
     phrases, named = corpus(whole_words(encoder.tokenizer), scenes=34_000, negations=4_000, general=16_000)
     prompts, labels = read(HERE / "prompts.tsv")
@@ -154,7 +162,7 @@ def reword(encoder, scenes, run, rng, world):
         target[meant] = scenes(torch.tensor([numbers(named[i]) for i in meant]))
         sets = [(ids(phrases), target, PHRASES), (ids(prompts), scenes(labels), PROMPTS)]
     weights = sum(p.numel() for p in encoder.model.encoder.parameters())
-    model = encoder.model.train()
+    model, rng = encoder.model.train(), fresh(run)
     while run.running():
         chosen = [(tokens, target, rng.integers(len(tokens), size=n)) for tokens, target, n in sets]
         tokens, mask = pad([tokens[i] for tokens, _, rows in chosen for i in rows])
@@ -177,22 +185,24 @@ def main():
     args = p.parse_args()
 
     world = engine.World()
-    torch.manual_seed(args.seed + world.rank)
-    rng = np.random.default_rng([args.seed, world.rank])
-    _, vcn, dit = load_model(args.model, world.device)
+    torch.manual_seed(args.seed)
+    c, vcn, dit = load_model(args.model, world.device)
     dit.requires_grad_(False)
     encoder, out = TextEncoder(args.model), Path(args.out)
+    sets = [Episodes(*folders, actions=c.actions) for folders in (args.data, [args.held_out])]
+    if not all("scenes" in e["json"] for episodes in sets for e in episodes.items):
+        raise SystemExit("error: not every recording tells its scenes: take those of `cargo run --bin dream -- data`")
     held_out = read(HERE / "prompts_heldout.tsv")
 
     scenes = Scenes(encoder).to(world.device)
     part = lambda share: Namespace(**{**vars(args), "minutes": args.minutes * share})  # noqa: E731
     run = engine.Run(out / "scenes", scenes, part(SHARE), world, SCENES_RATE)
-    invert(scenes, dit, vcn, Episodes(*args.data), Episodes(args.held_out), run, rng, world)
+    invert(scenes, dit, vcn, *sets, run, world)
     scenes = run.ema.cpu()
     before = understood(encoder, scenes, *held_out)
 
     run = engine.Run(out / "encoder", encoder.model, part(1 - SHARE), world, WORDS_RATE)
-    reword(encoder, scenes, run, rng, world)
+    reword(encoder, scenes, run, world)
     if world.rank == 0:
         export_weights(encoder.model, args.model)
         run.report({"before": before, "understood": understood(TextEncoder(args.model), scenes, *held_out)})
