@@ -30,7 +30,7 @@ use rayon::prelude::*;
 pub use gallery::gallery;
 pub use image::{MAX_PSNR, psnr, sharpness, ssim};
 pub use prompt::{EvalPrompt, parse_prompts};
-pub use report::{ControlAccuracy, Drift, EditAccuracy, Report, SceneAccuracy, VcnPsnr};
+pub use report::{ControlAccuracy, Drift, EditAccuracy, Report, SceneAccuracy, TurnAmplitude, VcnPsnr};
 
 use crate::dataset::HELD_OUT_SEED;
 use crate::model::{Settings, WorldModel};

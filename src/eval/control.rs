@@ -6,7 +6,8 @@ use super::Bench;
 use super::classifier::Classifier;
 use super::dream::Dream;
 use super::flow::motion_features;
-use super::report::{ControlAccuracy, Report};
+use super::image::squared_error;
+use super::report::{ControlAccuracy, Report, TurnAmplitude};
 use super::teacher::{CONTEXT, Walk, open_place};
 use crate::voxel::{World, describe};
 use crate::{Controls, Frame, FrameSize, Result};
@@ -16,6 +17,12 @@ const HELD: usize = 10;
 
 /// Ticks between the frames that are looked at.
 const STRIDE: usize = 2;
+
+/// The picture of a clip by which a turn is measured: a quarter of a second on, most of what was in view still is.
+const TURNED: usize = 3;
+
+/// Angles that a turned picture is compared with, from none to twice what was asked.
+const ANGLES: usize = 80;
 
 /// Training seeds on which the estimator is fitted, two places each.
 const TRAINING: std::ops::Range<u64> = 400_000..400_080;
@@ -82,6 +89,21 @@ fn true_clip(world: &World, held: Controls, size: FrameSize) -> Vec<Frame> {
     clip
 }
 
+/// What share of a turn of `look` degrees a tick a picture shows after `ticks` ticks: the true picture of the same
+/// place that is most like it, of those turned by 0 to 2 times as much.
+fn turned(world: &World, look: f32, ticks: usize, picture: &Frame) -> f64 {
+    let error = |share: f64| {
+        let mut world = world.clone();
+        for _ in 0..ticks {
+            world.tick(Controls { look: [look * share as f32, 0.0], ..Controls::default() });
+        }
+        squared_error(&[world.render(picture.size)], std::slice::from_ref(picture)).0
+    };
+    let shares = (0..=ANGLES).map(|step| step as f64 * 2.0 / ANGLES as f64);
+    let best = shares.map(|share| (error(share), share)).min_by(|a, b| a.0.total_cmp(&b.0));
+    best.map_or(f64::NAN, |(_, share)| share)
+}
+
 /// Right answers and questions per axis.
 #[derive(Default)]
 struct Score([[usize; 2]; AXES]);
@@ -106,11 +128,11 @@ impl Score {
     }
 }
 
-/// Measures the control accuracies.
+/// Measures the control accuracies and how far turns go.
 pub(super) fn measure(bench: &Bench<'_>, estimator: &Estimator, report: &mut Report) -> Result<()> {
     let scores = bench.each("controls", 0.12..0.25, &bench.seeds, |_, &seed| {
-        let (mut dreamed, mut taught) = (Score::default(), Score::default());
-        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok((dreamed, taught)) };
+        let (mut dreamed, mut taught, mut turns) = (Score::default(), Score::default(), Vec::new());
+        let Some((mut world, controls)) = open_place(seed, 0) else { return Ok((dreamed, taught, turns)) };
         let context = Walk::record(&mut world, &controls, bench.size);
         let mut dream = Dream::new(bench, seed, &describe(world.scene()))?;
         dream.observe(&context.frames, &context.controls)?;
@@ -122,14 +144,20 @@ pub(super) fn measure(bench: &Bench<'_>, estimator: &Estimator, report: &mut Rep
             let clip: Vec<_> = [context.frames[CONTEXT - 1].clone()].into_iter().chain(seen).collect();
             dreamed.count(estimator, axis, class, &clip);
             taught.count(estimator, axis, class, &true_clip(&world, held, bench.size));
+            if held.look[0] != 0.0 {
+                turns.push(turned(&world, held.look[0], TURNED * STRIDE, &clip[TURNED]));
+            }
         }
-        Ok((dreamed, taught))
+        Ok((dreamed, taught, turns))
     })?;
-    let (mut dreamed, mut taught) = (Score::default(), Score::default());
-    for (of_dream, of_teacher) in &scores {
+    let (mut dreamed, mut taught, mut turns) = (Score::default(), Score::default(), Vec::new());
+    for (of_dream, of_teacher, of_turns) in &scores {
         dreamed.add(of_dream);
         taught.add(of_teacher);
+        turns.extend_from_slice(of_turns);
     }
+    report.turn_amplitude = TurnAmplitude::of(&turns);
+    report.turn_amplitude_baseline = TurnAmplitude::of(&[0.0]);
     report.control_accuracy = dreamed.accuracy();
     report.control_accuracy_teacher = taught.accuracy();
     // A dream that never moves is right where nothing is held.
@@ -143,4 +171,22 @@ pub(super) fn measure(bench: &Bench<'_>, estimator: &Estimator, report: &mut Rep
         jump: 0.5,
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::HELD_OUT_SEED;
+
+    #[test]
+    fn a_turn_is_measured_whichever_way_and_however_far_it_goes() {
+        let size = FrameSize::new(64, 64);
+        let (mut world, controls) = open_place(HELD_OUT_SEED, 0).expect("a place to look around");
+        controls.iter().for_each(|&c| _ = world.tick(c));
+        for (asked, made) in [(4.0, 4.0), (-4.0, -4.0), (4.0, 3.0), (-4.0, -5.0), (4.0, 0.0)] {
+            let clip = true_clip(&world, Controls { look: [made, 0.0], ..Controls::default() }, size);
+            let share = turned(&world, asked, TURNED * STRIDE, &clip[TURNED]);
+            assert!((share - f64::from(made / asked)).abs() < 0.03, "{share} of {asked} for {made}");
+        }
+    }
 }

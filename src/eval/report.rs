@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::vcn::mean;
+
 /// Everything measured. Decibels, shares from 0 to 1, seconds; `…_baseline` is what doing nothing scores, `…_teacher`
 /// what the teacher's own frames score with the same estimator.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -42,6 +44,10 @@ pub struct Report {
     pub control_accuracy_teacher: ControlAccuracy,
     /// Never moving.
     pub control_accuracy_baseline: ControlAccuracy,
+    /// How far a turn goes that is held for a quarter of a second, 24 degrees either way.
+    pub turn_amplitude: TurnAmplitude,
+    /// Never turning.
+    pub turn_amplitude_baseline: TurnAmplitude,
     /// Scenes of dreams from a prompt alone, after a second.
     pub prompt_accuracy: SceneAccuracy,
     /// Teacher frames of the same seeds under every sky.
@@ -96,6 +102,23 @@ pub struct ControlAccuracy {
     pub strafe: f64,
     /// Jumping or not.
     pub jump: f64,
+}
+
+/// Shares of the angle that was asked for.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct TurnAmplitude {
+    /// The mean over all turns; 1 for turning as told.
+    pub all: f64,
+    /// The mean distance from 1.
+    pub off: f64,
+}
+
+impl TurnAmplitude {
+    /// Of the shares that turns went.
+    pub(super) fn of(turns: &[f64]) -> Self {
+        let off: Vec<_> = turns.iter().map(|turn| (turn - 1.0).abs()).collect();
+        Self { all: mean(turns), off: mean(&off) }
+    }
 }
 
 /// Shares of right labels.
