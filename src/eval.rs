@@ -47,6 +47,8 @@ pub struct EvalOptions {
     pub settings: Settings,
     /// Frame size.
     pub size: FrameSize,
+    /// Whether the walks that go on for a minute go on for ten.
+    pub long: bool,
     /// A folder for contact sheets.
     pub sheets: Option<PathBuf>,
 }
@@ -113,7 +115,7 @@ pub fn evaluate(
     control::measure(&bench, &estimator, &mut report)?;
     memory::measure(&bench, &mut report)?;
     let fresh = prompt::measure(&bench, &probe, &options.prompts, &mut report)?;
-    let walks = future::measure(&bench, &probe, &mut report)?;
+    let walks = future::measure(&bench, &probe, options.long, &mut report)?;
     if let Some(folder) = &options.sheets {
         sheet::write(folder, &walks, &fresh)?;
     }

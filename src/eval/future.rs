@@ -17,17 +17,18 @@ const NEXT: usize = 40;
 /// Seconds after which a free-running dream is compared with the truth.
 const ROLLOUT: [usize; 3] = [1, 5, 20];
 
-/// Seconds after which drift is measured, over the second before.
-const DRIFT: [usize; 2] = [10, 60];
+/// Seconds after which drift is measured, over the second before; the last of long walks alone.
+const DRIFT: [usize; 3] = [10, 60, 600];
 
 /// Frames of that second that are looked at, as ticks before its end.
 const WINDOW: [usize; 5] = [16, 12, 8, 4, 0];
 
 /// Walks that are dreamed to the end; the others stop after the second of [`ROLLOUT`].
-const LONG: usize = 8;
+const FAR: usize = 8;
 
-/// Seconds shown on a contact sheet.
-const SHEET: [f32; 9] = [0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0];
+/// Seconds shown on a contact sheet of walks of a minute, and of ten.
+const SHEETS: [[f32; 9]; 2] =
+    [[0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0], [0.0, 10.0, 60.0, 120.0, 180.0, 240.0, 300.0, 450.0, 600.0]];
 
 /// A walk at the times of a contact sheet.
 pub(super) struct Strip {
@@ -70,7 +71,7 @@ fn window(seconds: usize) -> impl Iterator<Item = usize> {
 fn kept(length: usize) -> Vec<usize> {
     let context = 0..CONTEXT + NEXT;
     let rollout = ROLLOUT.into_iter().flat_map(|s| [tick_after(s as f32) - 1, tick_after(s as f32)]);
-    let shown = SHEET.into_iter().map(tick_after);
+    let shown = SHEETS.into_iter().flatten().map(tick_after);
     let mut ticks: Vec<_> = context.chain(rollout).chain(DRIFT.into_iter().flat_map(window)).chain(shown).collect();
     ticks.retain(|&t| t < length);
     ticks.sort_unstable();
@@ -88,11 +89,12 @@ struct Drifting {
     true_features: Vec<f64>,
 }
 
-/// Measures `next_psnr_db`, `rollout_psnr_db` and `drift`. Returns the long walks.
-pub(super) fn measure(bench: &Bench<'_>, probe: &Probe, report: &mut Report) -> Result<Vec<Strip>> {
-    let [short, long] = [ROLLOUT[1], DRIFT[1]].map(|seconds| tick_after(seconds as f32) + 1);
-    let walks = bench.each("walks of up to a minute", 0.55..1.0, &bench.seeds, |i, &seed| {
-        let length = if i < LONG { long } else { short };
+/// Measures `next_psnr_db`, `rollout_psnr_db` and `drift`, over a minute or, if `long`, ten. Returns the walks that go so far.
+pub(super) fn measure(bench: &Bench<'_>, probe: &Probe, long: bool, report: &mut Report) -> Result<Vec<Strip>> {
+    let [near, far] = [ROLLOUT[1], DRIFT[1 + usize::from(long)]].map(|seconds| tick_after(seconds as f32) + 1);
+    let (what, sheet) = if long { ("ten minutes", SHEETS[1]) } else { ("a minute", SHEETS[0]) };
+    let walks = bench.each(&format!("walks of up to {what}"), 0.55..1.0, &bench.seeds, |i, &seed| {
+        let length = if i < FAR { far } else { near };
         let (world, controls) = stroll(seed, length);
         let prompt = describe(world.scene());
         let truth = Album::truth(world, &controls, &kept(length), bench.size);
@@ -105,7 +107,7 @@ pub(super) fn measure(bench: &Bench<'_>, probe: &Probe, report: &mut Report) -> 
         Ok((next, truth, dreamed))
     })?;
     let mut rollout = [(); ROLLOUT.len()].map(|()| (Vec::new(), Vec::new()));
-    let mut drifting = [Drifting::default(), Drifting::default()];
+    let mut drifting = [(); DRIFT.len()].map(|()| Drifting::default());
     let mut strips = Vec::new();
     for (i, (_, truth, dreamed)) in walks.iter().enumerate() {
         let context = truth.at(0..CONTEXT);
@@ -123,8 +125,8 @@ pub(super) fn measure(bench: &Bench<'_>, probe: &Probe, report: &mut Report) -> 
                 drift.add(probe, &truth, &dreamed, &context[CONTEXT - WINDOW.len()..]);
             }
         }
-        if i < LONG {
-            let later = SHEET[1..].iter().map(|&s| tick_after(s));
+        if i < FAR {
+            let later = sheet[1..].iter().map(|&s| tick_after(s));
             let start = [context[CONTEXT - 1].clone()];
             let strip = |album: &Album| start.iter().cloned().chain(album.at(later.clone())).collect();
             strips.push(Strip { truth: strip(truth), dream: strip(dreamed) });
@@ -137,7 +139,7 @@ pub(super) fn measure(bench: &Bench<'_>, probe: &Probe, report: &mut Report) -> 
         report.rollout_psnr_db.insert(seconds.to_string(), mean(made));
         report.rollout_psnr_db_baseline.insert(seconds.to_string(), mean(still));
     }
-    for (seconds, drift) in DRIFT.into_iter().zip(&drifting) {
+    for (seconds, drift) in DRIFT.into_iter().zip(&drifting).filter(|(_, drift)| !drift.sharpness.is_empty()) {
         let (dreamed, taught) = drift.report();
         report.drift.insert(seconds.to_string(), dreamed);
         report.drift_baseline.insert(seconds.to_string(), taught);

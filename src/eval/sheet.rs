@@ -10,7 +10,7 @@ use crate::{Error, Frame, Result};
 /// Pictures in a row of fresh prompts.
 const COLUMNS: usize = 12;
 
-/// Writes `walks.png` (per walk a row of the truth above a row of the dream, from the last true frame to a minute on)
+/// Writes `walks.png` (per walk a row of the truth above a row of the dream, from the last true frame to the walk's end)
 /// and `prompts.png` (what fresh prompts showed after a second, row by row in the order of the file).
 pub(super) fn write(folder: &Path, walks: &[Strip], fresh: &[Frame]) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;

@@ -25,6 +25,9 @@ pub struct Args {
     /// Prompts with the scenes they mean: tab-separated prompt, biome, time, weather, '-' for not said
     #[arg(long, default_value = "assets/eval_prompts.tsv", value_name = "FILE")]
     prompts: PathBuf,
+    /// Walk for ten minutes instead of one, for drift after 600 s
+    #[arg(long)]
+    long: bool,
     /// Write contact sheets of dreams beside the truth into this folder
     #[arg(long, value_name = "DIR")]
     sheets: Option<PathBuf>,
@@ -46,6 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
         prompts,
         settings: args.world.settings(&*model)?,
         size: args.world.size(&*model),
+        long: args.long,
         sheets: args.sheets.clone(),
     };
     let bar = progress(1000, "‰");
