@@ -40,8 +40,8 @@ pub use linear::{Activation, Linear, activate};
 pub use norm::{norm_modulate, rms_norm};
 pub use pixels::{cells_to_frames, frames_to_cells, with_alpha};
 pub use rope::Rope;
-pub(crate) use threads::for_each_chunk;
 pub use threads::{MAX_THREADS, ThreadPool, check_threads, default_threads};
+pub(crate) use threads::{for_each_chunk, for_each_rows};
 
 /// Added to the mean square in every RMS norm.
 pub const NORM_EPS: f32 = 1e-6;

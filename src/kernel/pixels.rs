@@ -1,13 +1,12 @@
 //! 8-bit frames to the square cells that a network reads and writes, and back.
 
-use std::cell::RefCell;
-
 use candle_core::{Device, Result, bail};
 use smallvec::SmallVec;
 
 use super::array::{Array, Values};
 use super::math::simd;
 use super::op::View;
+use super::threads::{current_threads, for_each_mut};
 
 /// Colour channels of a frame.
 const RGB: usize = 3;
@@ -35,30 +34,35 @@ pub fn cells_to_frames<T: Values>(cells: &T, frames: usize, side: usize) -> Resu
     if channels != frames * RGB * side * side {
         bail!("cells of {channels} channels do not hold {frames} frames of {side}x{side} pixels");
     }
+    let (area, line) = (side * side, width * side * side * RGB);
+    // One frame's pixels in lines of cells.
+    let draw = |cells: &[f32], frame: usize, out: &mut [u8]| {
+        for (cells, out) in cells.chunks_exact(width * channels).zip(out.chunks_exact_mut(line)) {
+            for (column, cell) in cells.chunks_exact(channels).enumerate() {
+                for (i, pixels) in cell[frame * RGB * area..][..RGB * area].chunks_exact(side).enumerate() {
+                    let (channel, y) = (i / side, i % side);
+                    let bytes = out[(y * width + column) * side * RGB + channel..].iter_mut().step_by(RGB);
+                    // A cast from float saturates, and takes not-a-number to 0.
+                    bytes.zip(pixels).for_each(|(byte, pixel)| *byte = (pixel * 127.5 + 128.0) as u8);
+                }
+            }
+        }
+    };
     let run = |values: &[f32]| {
-        BYTES.with_borrow_mut(|bytes| {
-            bytes.resize(values.len(), 0);
-            quantize(values, bytes);
-            let mut out: SmallVec<[Vec<u8>; 4]> =
-                (0..frames).map(|_| vec![0; height * width * side * side * RGB]).collect();
-            visit(height, width, frames, side, |cell, frame, pixel| out[frame][pixel] = bytes[cell]);
-            out
-        })
+        let mut out: SmallVec<[Vec<u8>; 4]> = (0..frames).map(|_| vec![0; height * line]).collect();
+        let most = height.div_ceil(current_threads());
+        let parts = height.div_ceil(most);
+        let mut of_threads: SmallVec<[&mut [u8]; 16]> =
+            out.iter_mut().flat_map(|f| f.chunks_mut(most * line)).collect();
+        for_each_mut(&mut of_threads, |i, out| draw(&values[i % parts * most * width * channels..], i / parts, out));
+        drop(of_threads);
+        out
     };
     if let Some(values) = cells.here()? {
         return Ok(run(&values));
     }
     let here = cells.to_tensor()?.to_device(&Device::Cpu)?.contiguous()?;
     Ok(run(&View::new(&here)?))
-}
-
-thread_local!(static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
-
-simd! {
-    /// −1..1 to bytes; a cast from float saturates, and takes not-a-number to 0.
-    fn quantize(values: &[f32], bytes: &mut [u8]) {
-        bytes.iter_mut().zip(values).for_each(|(byte, value)| *byte = (value * 127.5 + 128.0) as u8);
-    }
 }
 
 /// RGB bytes with an opaque alpha channel.

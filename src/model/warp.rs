@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::patch::FOCAL;
 use crate::Result;
-use crate::kernel::{Array, for_each_chunk};
+use crate::kernel::{Array, for_each_chunk, for_each_rows};
 
 /// Colour channels of a frame.
 pub(super) const RGB: usize = 3;
@@ -69,17 +69,18 @@ impl Picture {
         let inside = |at: usize, count: usize| at.saturating_sub(BORDER).min(count - 1);
         let dims = [height + 2 * BORDER, width + 2 * BORDER, 4];
         let pixels = Array::new(&dims, &Device::Cpu, |out| {
-            let pixels = out.as_chunks_mut().0;
-            for (y, line) in pixels.chunks_exact_mut(dims[1]).enumerate() {
-                let y = inside(y, height);
-                let line_at = y / cells.side * cells.width * cells.channels + y % cells.side * cells.side + last;
-                for (x, pixel) in line.iter_mut().enumerate() {
-                    let x = inside(x, width);
-                    let at = line_at + x / cells.side * cells.channels + x % cells.side;
-                    let value = |colour: usize| half(cells.values[at + colour * area].clamp(-1.0, 1.0));
-                    *pixel = [value(0), value(1), value(2), 0.0];
+            for_each_rows(out, 4 * dims[1], |rows, out| {
+                for (y, line) in rows.zip(out.as_chunks_mut().0.chunks_exact_mut(dims[1])) {
+                    let y = inside(y, height);
+                    let line_at = y / cells.side * cells.width * cells.channels + y % cells.side * cells.side + last;
+                    for (x, pixel) in line.iter_mut().enumerate() {
+                        let x = inside(x, width);
+                        let at = line_at + x / cells.side * cells.channels + x % cells.side;
+                        let value = |colour: usize| half(cells.values[at + colour * area].clamp(-1.0, 1.0));
+                        *pixel = [value(0), value(1), value(2), 0.0];
+                    }
                 }
-            }
+            });
         })?;
         Ok(Self { pixels, height, width, side: cells.side })
     }
