@@ -90,14 +90,24 @@ fn true_clip(world: &World, held: Controls, size: FrameSize) -> Vec<Frame> {
 }
 
 /// What share of a turn of `look` degrees a tick a picture shows after `ticks` ticks: the true picture of the same
-/// place that is most like it, of those turned by 0 to 2 times as much.
+/// place that is most like it, of those turned by 0 to 2 times as much. Only the half that one turns away from is
+/// looked at, which was in view before: what comes into view a dream invents.
 fn turned(world: &World, look: f32, ticks: usize, picture: &Frame) -> f64 {
+    let behind = |frame: &Frame| {
+        let FrameSize { width, height } = frame.size;
+        let half = FrameSize::new(width / 2, height);
+        let lines = frame.rgb.chunks_exact(width * 3);
+        let rgb =
+            lines.flat_map(|line| if look > 0.0 { &line[..half.width * 3] } else { &line[(width - half.width) * 3..] });
+        Frame { size: half, rgb: rgb.copied().collect() }
+    };
+    let shown = [behind(picture)];
     let error = |share: f64| {
         let mut world = world.clone();
         for _ in 0..ticks {
             world.tick(Controls { look: [look * share as f32, 0.0], ..Controls::default() });
         }
-        squared_error(&[world.render(picture.size)], std::slice::from_ref(picture)).0
+        squared_error(&[behind(&world.render(picture.size))], &shown).0
     };
     let shares = (0..=ANGLES).map(|step| step as f64 * 2.0 / ANGLES as f64);
     let best = shares.map(|share| (error(share), share)).min_by(|a, b| a.0.total_cmp(&b.0));
