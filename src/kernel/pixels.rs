@@ -31,8 +31,8 @@ pub fn frames_to_cells(frames: &[&[u8]], height: usize, width: usize, side: usiz
 /// The inverse of [`frames_to_cells`], clamped and rounded to the nearest byte.
 pub fn cells_to_frames<T: Values>(cells: &T, frames: usize, side: usize) -> Result<SmallVec<[Vec<u8>; 4]>> {
     let &[height, width, channels] = cells.dims() else { bail!("{:?} are no cells", cells.dims()) };
-    if channels != frames * RGB * side * side {
-        bail!("cells of {channels} channels do not hold {frames} frames of {side}x{side} pixels");
+    if channels != frames * RGB * side * side || cells.dims().contains(&0) {
+        bail!("cells {:?} do not hold {frames} frames of {side}x{side} pixels a cell", cells.dims());
     }
     let (area, line) = (side * side, width * side * side * RGB);
     // One frame's pixels in lines of cells.
@@ -104,7 +104,7 @@ fn visit(height: usize, width: usize, frames: usize, side: usize, mut at: impl F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Isa;
+    use crate::kernel::{Isa, ThreadPool};
     use candle_core::Tensor;
     use proptest::prelude::*;
 
@@ -128,7 +128,7 @@ mod tests {
         /// The reference goes through the frame, not through the cells.
         #[test]
         fn pixels_match_a_plain_reference(h in 1..4_usize, w in 1..5_usize, side in 1..6_usize, count in 1..4_usize,
-                                          values in prop::collection::vec(-1.5f32..1.5, 31..64)) {
+                                          threads in 1..5_usize, values in prop::collection::vec(-1.5f32..1.5, 31..64)) {
             let (height, width) = (h * side, w * side);
             let channels = count * RGB * side * side;
             let cells = Array::new(&[h, w, channels], &Device::Cpu, |out| {
@@ -144,7 +144,8 @@ mod tests {
             };
             let expected = each(&|f, y, x, c| (at(f, y, x, c) * 127.5 + 128.0).floor().clamp(0.0, 255.0) as u8);
             for isa in Isa::of_cpu() {
-                let frames = isa.run(|| cells_to_frames(&cells, count, side)).unwrap();
+                let pool = ThreadPool::with_isa(threads, isa).unwrap();
+                let frames = pool.install(|| cells_to_frames(&cells, count, side)).unwrap();
                 prop_assert_eq!(&frames[..], &expected[..], "{}", isa);
                 for rgb in frames {
                     let opaque: Vec<u8> = rgb.chunks(RGB).flat_map(|p| [p[0], p[1], p[2], 255]).collect();
@@ -162,6 +163,14 @@ mod tests {
         let bytes: Vec<f32> = cells[12..].iter().map(|v| (v + 1.0) * 127.5).collect();
         let expected = [2.0, 3.0, 6.0, 7.0, 100.0, 100.0, 100.0, 100.0, 200.0, 200.0, 200.0, 200.0];
         assert!(bytes.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3), "{bytes:?}");
+    }
+
+    #[test]
+    fn cells_that_hold_no_frames_are_an_error() {
+        for (dims, frames, side) in [([2, 2, 12], 2, 2), ([0, 2, 12], 1, 2), ([2, 0, 12], 1, 2), ([2, 2, 0], 0, 2)] {
+            let cells = Array::zeros(&dims, &Device::Cpu).unwrap();
+            assert!(cells_to_frames(&cells, frames, side).is_err(), "{dims:?}");
+        }
     }
 
     #[test]
