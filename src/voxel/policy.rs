@@ -211,6 +211,9 @@ impl Policy {
             PolicyKind::Explore => {
                 Feet { forward: 1.0, sprint: r.chance(0.5), hop: r.chance(0.2), ticks: r.ticks(20, 60), ..stand(0) }
             }
+            // to ground that is as it was
+            PolicyKind::Build if r.chance(0.3) => Feet { forward: 1.0, ticks: r.ticks(6, 14), ..stand(0) },
+            PolicyKind::Build => stand(r.ticks(12, 30)),
             _ => stand(r.ticks(8, 16)),
         };
         // Who stops to look does not wait first.
@@ -249,20 +252,20 @@ impl Policy {
                 self.head.push_back(Gesture::pause(r.ticks(4, 12)));
             }
             PolicyKind::Build => {
-                let down = r.range(-34.0, -22.0) - pitch;
+                let down = r.range(-45.0, -20.0) - pitch;
                 let away = r.sign() * r.range(40.0, 80.0);
-                let first = if r.chance(0.6) { Edit::Place } else { Edit::Break };
-                let second = if first == Edit::Place && r.chance(0.5) { Edit::Break } else { Edit::Place };
-                self.head.push_back(Gesture::turn(r.range(-15.0, 15.0), down, 3.0));
-                self.head.push_back(Gesture::edit(first, r.ticks(6, 10)));
-                self.head.push_back(Gesture::edit(if r.chance(0.5) { first } else { second }, r.ticks(6, 10)));
-                if r.chance(0.5) {
+                let edit = |r: &mut Random| if r.chance(0.5) { Edit::Place } else { Edit::Break };
+                self.head.push_back(Gesture::turn(r.sign() * r.range(0.0, 90.0), down, 4.0));
+                self.head.push_back(Gesture::edit(edit(r), r.ticks(6, 10)));
+                if r.chance(0.4) {
                     self.head.push_back(Gesture::turn(away, 0.0, 4.0));
                     self.head.push_back(Gesture::pause(3));
                     self.head.push_back(Gesture::turn(-away, 0.0, 4.0));
                 }
-                self.head.push_back(Gesture::edit(second, r.ticks(6, 10)));
-                self.head.push_back(Gesture::turn(0.0, -down * 0.8, 3.0));
+                if r.chance(0.4) {
+                    self.head.push_back(Gesture::edit(edit(r), r.ticks(6, 10)));
+                }
+                self.head.push_back(Gesture::turn(0.0, -down * 0.8, 4.0));
             }
             _ => self.head.push_back(Gesture::pause(8)),
         }
