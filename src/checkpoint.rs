@@ -29,7 +29,7 @@ pub use device::DeviceChoice;
 pub(crate) use index::folder_of;
 pub use index::{Entry, Index, checkpoints, find, is_checkpoint};
 pub use layout::{Layout, Size};
-pub use lora::{Adapter, Lora};
+pub use lora::{Adapter, Lora, changes};
 pub use progress::{Progress, watch};
 pub use text::{parse_json, read_text};
 pub use weights::{Precision, Vars, Weights, sha256};

@@ -236,11 +236,11 @@ fn weights_of_another_family_are_one_clear_line() {
 #[test]
 fn damaged_weights_of_our_own_are_one_clear_line() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/overworld");
-    let files =
-        ["config.json", "dit.safetensors", "vcn.safetensors", "text.json", "text.safetensors", "tokenizer.json"];
+    let weights = ["dit.safetensors", "vcn.safetensors", "edits.safetensors", "text.safetensors"];
+    let files = [&weights[..], &["config.json", "text.json", "tokenizer.json"]].concat();
     let folder = tempfile::tempdir().unwrap();
     let place = |file: &str| folder.path().join(file);
-    for file in files {
+    for &file in &files {
         fs::copy(shipped.join(file), place(file)).unwrap();
     }
     let reason = || {
@@ -259,7 +259,7 @@ fn damaged_weights_of_our_own_are_one_clear_line() {
         assert!(reason().contains(file));
         fs::write(place(file), whole).unwrap();
     }
-    for (file, other) in [("dit", "vcn"), ("vcn", "text"), ("text", "dit")] {
+    for (file, other) in [("dit", "vcn"), ("vcn", "text"), ("text", "dit"), ("edits", "dit")] {
         let [file, other] = [file, other].map(|name| format!("{name}.safetensors"));
         fs::copy(shipped.join(&other), place(&file)).unwrap();
         assert!(reason().contains(&file), "{file} is {other}");
@@ -299,6 +299,13 @@ fn facts_are_of_files_whose_every_key_has_its_place() {
             "'dec_out.bias' has the shape [143], but the config (frames_per_chunk) makes it [144]",
         ),
         (&ours, "dit.safetensors", "blocks.9.q_norm", &[64], "'blocks.9.q_norm' has no place"),
+        (
+            &ours,
+            "edits.safetensors",
+            "blocks.0.fc1.lora_A.weight",
+            &[8, 256],
+            "'blocks.0.fc1.lora_A.weight' has the shape [8, 256], but the config (edit_rank) makes it [32, 256]",
+        ),
         (
             &ours,
             "text.safetensors",

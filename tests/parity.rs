@@ -27,7 +27,7 @@ fn rollouts_match_pytorch() {
 fn swapped_weights_and_controls_fail() {
     let failed = |file: &str, change: &dyn Fn(&mut HashMap<String, Tensor>)| {
         let copy = tempfile::tempdir().unwrap();
-        for name in ["config.json", "vcn.safetensors", "dit.safetensors", "case.safetensors"] {
+        for name in ["config.json", "vcn.safetensors", "dit.safetensors", "edits.safetensors", "case.safetensors"] {
             fs::copy(folder().join(name), copy.path().join(name)).unwrap();
         }
         let path = copy.path().join(file);
@@ -48,6 +48,13 @@ fn swapped_weights_and_controls_fail() {
     // Two of the six conditioning slots of a block.
     let slots = |tensors: &mut HashMap<String, Tensor>| reordered(tensors, "blocks.1.ada.weight", 0, 6, [0, 1]);
     assert_eq!(failed("dit.safetensors", &slots), [false, true, true, true]);
+    // The changes of two layers where a block is broken or placed.
+    let changes = |tensors: &mut HashMap<String, Tensor>| {
+        let [a, b] = [0, 1].map(|i| tensors[&format!("blocks.{i}.fc1.lora_A.weight")].clone());
+        tensors.insert("blocks.0.fc1.lora_A.weight".into(), b);
+        tensors.insert("blocks.1.fc1.lora_A.weight".into(), a);
+    };
+    assert_eq!(failed("edits.safetensors", &changes), [false, true, true, false]);
     let blocks = |tensors: &mut HashMap<String, Tensor>| {
         let [a, b] = ["dec_blocks.0.qkv.weight", "dec_blocks.1.qkv.weight"].map(|name| tensors[name].clone());
         tensors.insert("dec_blocks.0.qkv.weight".into(), b);

@@ -15,7 +15,7 @@ from data import Episodes, pick, to_float, training_sets
 from engine import Replay
 from export import load_model
 from geometry import camera, edited
-from model import DiT, rms_norm
+from model import DiT, next_levels, rms_norm
 from text import TextEncoder
 from vcn import psnr
 from walk import FURTHEST, Walkers, Walks, noised, weigh
@@ -159,7 +159,7 @@ def evaluate(dit, batches, held_out, clips=12):
         context = noised(z, context_tau)
         foreseen = batches.vcn.foreseen(z, a, pitch, h, w)
         noisy, tau = torch.randn_like(z), 0.0
-        for after in [(i + 1) / dit.c.steps for i in range(dit.c.steps)]:
+        for after in next_levels(dit.c.steps)[1:]:
             clean = dit(context, context_tau, noisy, torch.full(z.shape[:2], tau, device=z.device), foreseen, a, pitch, text, h, w)
             if tau == 0:
                 e = (clean - z).square().mean((2, 3))

@@ -99,7 +99,7 @@ class Optimizer:
             self.alike.setdefault(p.flatten(1).shape, []).append(i)
         self.world, self.lr = world, lr
         self.momentum = [torch.zeros_like(p) for p in self.matrices]
-        self.adam = torch.optim.Adam(self.rest, lr=lr, betas=(0.9, 0.99))
+        self.adam = torch.optim.Adam([{"params": self.rest}], lr=lr, betas=(0.9, 0.99))
         for p in self.matrices + self.rest:  # in the same place for good, as `Replay` needs it
             p.grad = torch.zeros_like(p)
 

@@ -1,6 +1,7 @@
 """Writes a model folder that the runtime loads, and parity fixtures for its tests.
 
     python train/export.py --model models/overworld --vcn runs/vcn --dit runs/dit
+    python train/export.py --model models/overworld --edits runs/edits
     python train/export.py --fixture tests/fixtures/parity
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import VCN, Config, DiT, TrunkConfig, rollout
+from model import VCN, Config, DiT, TrunkConfig, adapted, changed, factors, rollout
 
 
 def load_model(folder, device="cpu"):
@@ -29,6 +30,12 @@ def load_model(folder, device="cpu"):
             model = model.to(device).eval().requires_grad_(False)
         models.append(model)
     return c, *models
+
+
+def load_editor(folder, dit):
+    """The DiT of a model folder where a block is broken or placed, or None if it is the same."""
+    path = Path(folder) / "edits.safetensors"
+    return changed(dit, {k: v.float() for k, v in load_file(path).items()}) if path.exists() else None
 
 
 def write(folder, c, states, dtype=torch.float16):
@@ -50,7 +57,7 @@ def fixture(folder, model=None):
         torch.manual_seed(1)  # a world that does not blow rounding up: with 0 it grows a hundredfold in 16 chunks
         trunk = dict(width=32, heads=2)
         c = Config(name="parity", depth=True, width=48, height=32, latent=8, cond=16, stem=16, text=12,
-                   steps=2, first_steps=3, guidance=1.5,
+                   steps=2, first_steps=3, guidance=1.5, edit_rank=4,
                    encoder=TrunkConfig(layers=1, temporal=[], offsets=[], **trunk),
                    decoder=TrunkConfig(layers=2, temporal=[0, 1], offsets=[1], **trunk),
                    dit=TrunkConfig(layers=3, temporal=[0, 1], offsets=[1, 2, 5, 9], **trunk))  # fmt: skip
@@ -58,9 +65,14 @@ def fixture(folder, model=None):
         for p in [*vcn.parameters(), *dit.parameters()]:
             p.data += 0.05 * torch.randn_like(p)
         vcn.near_out.weight.data *= 0.1  # as wild as the pictures: rounding would grow with every chunk
-        write(folder, c, {"vcn": vcn.state_dict(), "dit": dit.state_dict()}, torch.float32)
+        editor = adapted(dit, c.edit_rank)
+        for p in editor.parameters():
+            p.data += 0.1 * torch.randn_like(p) * p.requires_grad
+        edits = factors(editor.state_dict())
+        write(folder, c, {"vcn": vcn.state_dict(), "dit": dit.state_dict(), "edits": edits}, torch.float32)
     else:
         c, vcn, dit = load_model(model)
+    editor = load_editor(folder if model is None else model, dit)
     h, w, f, chunks, seen = c.height // c.patch, c.width // c.patch, c.frames_per_chunk, 64 // c.frames_per_chunk, 2
     frames = torch.rand(1, seen, f, 3, c.height, c.width) * 2 - 1
     a = torch.zeros(1, chunks, f, c.controls)
@@ -78,7 +90,7 @@ def fixture(folder, model=None):
     noise, eps = torch.randn(1, chunks, h * w, c.latent), torch.randn(1, chunks, h * w, c.latent)
     with torch.no_grad():
         first = vcn.encode(frames, a[:, :seen])
-        latents = rollout(dit, vcn, first, a, pitch, text, noise, eps, h, w)
+        latents = rollout(dit, vcn, first, a, pitch, text, noise, eps, h, w, editor)
         half = chunks // 2  # where the text changes and a new past begins
         parts = [vcn.decode(latents[:, part], a[:, part], h, w) for part in (slice(half), slice(half, None))]
         a3, pitch3, text3, noise3, eps3 = (v[:, :3] for v in (a, pitch, text, noise, eps))
@@ -96,16 +108,23 @@ def main():
     p.add_argument("--model", help="model folder to write")
     p.add_argument("--vcn", help="run of the VCN")
     p.add_argument("--dit", help="run of the DiT")
+    p.add_argument("--edits", help="run of the edits")
     p.add_argument("--config", help="config.json, if not overworld's")
     p.add_argument("--fixture", help="folder to write a parity fixture to: of --model if given, else of a small random one")
     args = p.parse_args()
-    if args.vcn or args.dit:
-        runs = {"vcn": args.vcn, "dit": args.dit}
+    runs = {"vcn": args.vcn, "dit": args.dit, "edits": args.edits}
+    if any(runs.values()):
         states = {n: torch.load(Path(r) / "state.pt", map_location="cpu", weights_only=False)["ema"] for n, r in runs.items() if r}
         config = Path(args.config or Path(args.model) / "config.json")  # a model's settings outlive its weights
         c = Config.from_dict(json.loads(config.read_text())) if args.config or config.exists() else Config()
         if "vcn" in states:
             c = replace(c, depth="near_in.weight" in states["vcn"])
+        if "edits" in states:
+            states["edits"] = factors(states["edits"])
+            c = replace(c, edit_rank=next(len(v) for k, v in states["edits"].items() if ".lora_A." in k))
+        elif "dit" in states:  # changes are of the DiT that they were trained on
+            c = replace(c, edit_rank=0)
+            (Path(args.model) / "edits.safetensors").unlink(missing_ok=True)
         write(args.model, c, states)
     if args.fixture:
         Path(args.fixture).mkdir(parents=True, exist_ok=True)

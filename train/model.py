@@ -4,12 +4,14 @@ Shapes: B clips, T chunks, N = h*w tokens of a chunk's latent grid, D channels. 
 frames and their controls. Runtime twin: `src/model/` (state_dict names are the safetensors keys there).
 """
 
+import copy
 import math
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.utils.parametrize import register_parametrization
 
 from geometry import CELL, MOTION, Views, camera, edited, grid_positions, ground, motion, pitched, reckon, turned, unedited, warp
 
@@ -47,6 +49,7 @@ class Config:
     encoder: TrunkConfig = field(default_factory=lambda: TrunkConfig(layers=2, temporal=[], offsets=[]))
     decoder: TrunkConfig = field(default_factory=lambda: TrunkConfig(layers=4, temporal=[0, 1, 2, 3], offsets=[1]))
     dit: TrunkConfig = field(default_factory=TrunkConfig)
+    edit_rank: int = 0  # of the changes of the DiT's weights where a block is broken or placed (train/edits.py); 0 is none
     steps: int = 2
     first_steps: int = 8
     guidance: float = 2.0  # of a chunk without a past
@@ -174,12 +177,13 @@ class Trunk(nn.ModuleList):
         self.offsets = c.offsets
         self.last_temporal = max(c.temporal, default=-1)
 
-    def forward(self, x, cond, rope, cam, pos, focal, clean=None):
+    def forward(self, x, cond, rope, cam, pos, focal, clean=None, kept=None, past=None):
         """x [B, T, N, D], cond [B, T, cond], cam [B', T, CAMERA].
 
         Every chunk sees the chunks `offsets` before it. With `clean` = B', the first B' rows are the clean stream,
         whose keys and values serve as the past of all rows (several noisy copies of the same clips follow); they are
-        dropped after the last temporal layer.
+        dropped after the last temporal layer. `kept` takes keys and values of each temporal layer; with `past`, such a dict, they
+        are the past.
         """
         b, t = x.shape[:2]
         streams = 1 if clean is None else b // clean
@@ -190,18 +194,20 @@ class Trunk(nn.ModuleList):
             missing = torch.stack([torch.arange(t, device=x.device) < o for o in offsets], 1).repeat_interleave(x.shape[2], -1)  # [T, S*N]
             moved = motion(cam[:, :, None], back(cam))  # [B', T, S, MOTION]
 
-        def memory(block):
+        def memory(layer, block):
             bias = block.flow(moved, pos, focal).flatten(-2).masked_fill(missing[:, None, None], float("-inf"))
 
-            def recall(k, v):
-                k, v = (back(s[: len(cam)]) for s in (k, v))
+            def recall(*now):
+                if kept is not None:
+                    kept[layer] = now
+                k, v = (back(s[: len(cam)]) for s in (past[layer] if past else now))
                 k, v = (s.permute(0, 1, 3, 2, 4, 5).flatten(3, 4) for s in (k, v))  # [B', T, heads, S*N, head_dim]
                 return tuple(s.repeat(streams, 1, 1, 1, 1) for s in (k, v, bias))
 
             return recall
 
         for layer, block in enumerate(self):
-            x = block(x, cond, rope, memory(block) if block.flow is not None and offsets else None)
+            x = block(x, cond, rope, memory(layer, block) if block.flow is not None and offsets else None)
             if layer == self.last_temporal and clean is not None:
                 x, cond, streams = x[clean:], cond[clean:], streams - 1
         return x
@@ -391,13 +397,14 @@ class DiT(nn.Module):
         invented, correction = self.patch_out(modulate(x, shift, scale)).chunk(2, -1)
         return torch.where(begins, invented, foreseen + correction)
 
-    def forward(self, context, context_tau, noisy, tau, foreseen, controls, pitch, text, h, w):
+    def forward(self, context, context_tau, noisy, tau, foreseen, controls, pitch, text, h, w, dreams=None):
         """Teacher forcing with two streams.
 
         context [B, T, N, C]: the past as remembered at level context_tau [B, T]; noisy [K*B, T, N, C]: K copies of the
         same clips at levels tau [K*B, T], each of which sees `context` before it; foreseen [B, T, N, C] as of
         `VCN.foreseen`; pitch [B, T]: the camera's at the end
-        of each chunk, in radians since the world began: the horizon, which a blurred past no longer tells.
+        of each chunk, in radians since the world began: the horizon, which a blurred past no longer tells. `dreams` is the DiT
+        that denoises after what this one remembers, if it is another; then T is 2 at least.
         -> clean latents [K*B, T, N, C].
         """
         b = len(context) if context.shape[1] > 1 else 0  # a lone chunk is nobody's past
@@ -407,19 +414,70 @@ class DiT(nn.Module):
         foreseen = repeat(foreseen)
         x = torch.cat([torch.cat([context[:b], noisy]), *map(repeat, before), foreseen], -1)
         cond = self.condition(torch.cat([context_tau[:b], tau]), repeat(controls), repeat(pitch), repeat(text))
-        rope, cam, pos, focal = self.geometry(controls, h, w)
-        x = self.blocks(self.patch_in(x).float(), cond, rope, cam, pos, focal, clean=b or None)
-        return self.answer(x, cond[b:], foreseen[b:], torch.arange(x.shape[1], device=x.device)[:, None, None] == 0)
+        geometry = self.geometry(controls, h, w)
+        if dreams is None:
+            x = self.blocks(self.patch_in(x).float(), cond, *geometry, clean=b or None)
+        else:
+            kept, told = {}, (repeat(v)[b:] for v in (controls, pitch, text))
+            self.blocks(self.patch_in(x[:b]).float(), cond[:b], *geometry, kept=kept)
+            cond = torch.cat([cond[:b], dreams.condition(tau, *told)])
+            x = dreams.blocks(dreams.patch_in(x[b:]).float(), cond[b:], *geometry, past=kept)
+        return (dreams or self).answer(x, cond[b:], foreseen[b:], torch.arange(x.shape[1], device=x.device)[:, None, None] == 0)
+
+
+class LowRank(nn.Module):
+    """A weight [out, in] and a change of it that is a product of two thin matrices (LoRA, Hu et al. 2021); none to begin with."""
+
+    def __init__(self, outputs, inputs, rank):
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.randn(rank, inputs) / inputs**0.5)
+        self.lora_B = nn.Parameter(torch.zeros(outputs, rank))
+
+    def forward(self, weight):
+        return weight + self.lora_B @ self.lora_A
+
+
+def adapted(dit: DiT, rank):
+    """A copy of a DiT of which low-rank changes of every layer's weight can be trained, and nothing else."""
+    dit = copy.deepcopy(dit).requires_grad_(False)
+    for layer in [m for m in dit.modules() if isinstance(m, nn.Linear)]:
+        register_parametrization(layer, "weight", LowRank(*layer.weight.shape, rank))
+    return dit
+
+
+LEARNED = ".parametrizations.weight.0."  # between the name of a layer of such a copy and those of its factors
+
+
+def factors(state):
+    """The changes in the state dict of an adapted DiT, named as PEFT does."""
+    return {f"{name.replace(LEARNED, '.')}.weight": value for name, value in state.items() if LEARNED in name}
+
+
+def changed(dit: DiT, changes):
+    """A copy of a DiT with the changes that `factors` tells."""
+    state = dict(dit.state_dict())
+    for down in [name for name in changes if name.endswith(".lora_A.weight")]:
+        layer = down.removesuffix(".lora_A.weight")
+        state[f"{layer}.weight"] = state[f"{layer}.weight"] + changes[f"{layer}.lora_B.weight"] @ changes[down]
+    copied = copy.deepcopy(dit)
+    copied.load_state_dict(state)
+    return copied
 
 
 RENEWED = 0.05  # signal level of a chunk that begins from what was foreseen of it
-LOUDER = 0.5  # how much louder the noise is where nothing was foreseen: at the size that was trained, what comes into view stays empty
-EDIT_GUIDANCE = 3.0  # how far a chunk in which a block is broken or placed goes on from what it would be without
+LOUDER = 1.1  # how much louder the noise is where nothing was foreseen: at the size that was trained, what comes into view stays empty
+EDIT_STEPS = 2  # times as many steps a chunk takes in which a block is broken or placed
+EDIT_GUIDANCE = 2.0  # how far a chunk in which a block is broken or placed goes on from what it would be without
 
 
 def sample_levels(steps):
     """Signal levels of a sampler with `steps` evaluations: 0 first, evenly spaced, 1 is the end."""
     return [i / steps for i in range(steps + 1)]
+
+
+def next_levels(steps):
+    """Those of a chunk with a past: later, as most of it is foreseen."""
+    return [level * (3 - level) / 2 for level in sample_levels(steps)]
 
 
 def first_levels(steps):
@@ -433,20 +491,22 @@ def louder(noise, unknown, patch):
 
 
 @torch.no_grad()
-def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps, h, w):
+def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps, h, w, editor=None):
     """Reference sampler, without a cache: continues `first` [B, P, N, C] to T chunks (P may be 0).
 
     controls [B, T, F, 8], pitch [B, T], text [B, T, text], noise and context_eps [B, T, N, C]. Deterministic (DDIM, Song et al. 2021):
     x moves on the line between its noise and the present prediction. Finished latents are put back on their
     unit-RMS sphere and remembered at level 1 - context_noise. Noise is louder where nothing was foreseen. Where the text changes, the past ends: the chunk begins anew from
     what was foreseen of it, made noisy (SDEdit, Meng et al. 2022), and is guided away from the words before. A chunk in which a block is
-    broken or placed is guided away from what it would be without. -> latents [B, T, N, C].
+    broken or placed is dreamed by `editor`, if there is one, and guided away from what it would be without. -> latents [B, T, N, C].
     """
     c, total = dit.c, controls.shape[1]
     latents, begin, start = first, 0, None
     cameras = camera(controls)
     for t in range(first.shape[1], total):
-        x, levels = noise[:, t], sample_levels(c.steps) if t else first_levels(c.first_steps)
+        edit = edited(controls[:, t])
+        later = sample_levels(EDIT_STEPS * c.steps) if edit.any() else next_levels(c.steps)
+        x, levels = noise[:, t], later if t else first_levels(c.first_steps)
         if t and (text[:, t] != text[:, t - 1]).any():
             foreseen = vcn.foreseen(latents[:, begin:], controls[:, begin : t + 1], pitch[:, begin : t + 1], h, w, start)[:, -1]
             levels = [RENEWED, *(level for level in sample_levels(c.first_steps) if level > RENEWED)]
@@ -462,18 +522,18 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
             level = torch.full(context.shape[:2], 1 - c.context_noise, device=x.device)
             tau = torch.cat([level[:, :-1], torch.full_like(level[:, :1], now)], 1)
 
-            def predict(text, controls):
-                return dit(context, level, context, tau, foreseen, controls, steering[1], text, h, w)[:, -1]
+            def predict(text, controls, dreams=None):
+                return dit(context, level, context, tau, foreseen, controls, steering[1], text, h, w, dreams)[:, -1]
 
             words, done = text[:, begin : t + 1], steering[0]
             clean = predict(words, done)
             if t == begin and c.guidance > 1:
                 without = predict(text[:, t - 1 : t] if t else torch.zeros_like(words), done)
                 clean = without + c.guidance * (clean - without)
-            edit = edited(controls[:, t])
             if t > begin and edit.any():
                 without = predict(words, torch.cat([done[:, :-1], unedited(done[:, -1:])], 1))
-                clean = torch.where(edit[:, None, None], without + EDIT_GUIDANCE * (clean - without), clean)
+                changed = without + EDIT_GUIDANCE * (predict(words, done, editor) - without)
+                clean = torch.where(edit[:, None, None], changed, clean)
             x = clean if after == 1 else x + (after - now) / (1 - now) * (clean - x)
         latents = torch.cat([latents, rms_norm(x)[:, None]], 1)
     return latents

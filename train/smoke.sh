@@ -10,6 +10,7 @@ cargo build --locked --bin dream
 dream=${CARGO_TARGET_DIR:-target}/debug/dream
 
 "$dream" data --seeds 0..4 --ticks 48 --out "$work/train"
+"$dream" data --seeds 4..8 --ticks 48 --policy build --out "$work/build"
 "$dream" data --seeds 500000..500004 --ticks 48 --out "$work/heldout" --held-out
 common=(--data "$work/train" --held-out "$work/heldout" --config train/tiny.json --max-steps 20)
 
@@ -29,9 +30,9 @@ $python train/export.py --model "$work/model" --dit "$work/dit"
 $python train/scaling.py "${common[@]}" --max-steps 2 --model "$work/model" --out "$work/scaling" --batch 1
 $python train/distill.py "${common[@]}" --model "$work/model" --walks "$work/heldout" --out "$work/distill" --batch 2 --worlds 2
 $python train/export.py --model "$work/model" --dit "$work/distill"
-$python train/edits.py "${common[@]}" --model "$work/model" --out "$work/edits" --chunks 4 --batch 8 --worlds 2
+$python train/edits.py "${common[@]}" --data "$work/build" --held-out "$work/build" --model "$work/model" --out "$work/edits" --batch 4
 $python train/words.py "${common[@]}" --model "$work/model" --out "$work/words"
-$python train/export.py --model "$work/model" --dit "$work/edits" --fixture "$work/model"
+$python train/export.py --model "$work/model" --edits "$work/edits" --fixture "$work/model"
 PARITY_FIXTURE="$work/model" cargo test --locked --test parity --test text_parity
 "$dream" render --model "$work/model" --prompt "a meadow at noon" --frames 8 --seed 1 --out "$work/frames/"
 ls "$work/frames"

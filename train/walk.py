@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from data import to_float
 from engine import Replay
 from geometry import CAMERA, Views, camera, edited, grid_positions, motion, pitched, reckon
-from model import control_features, louder, rms_norm, rollout, rope_tables, sample_levels
+from model import EDIT_STEPS, control_features, louder, next_levels, rms_norm, rollout, rope_tables, sample_levels
 
 FURTHEST = 160  # chunks that a world walks before it begins anew
 TOGETHER = 16  # worlds begin at once
@@ -159,14 +159,16 @@ class Walks:
         steering, noise = [t[:, None] for t in (controls, pitch, text)], noise[:, None]
         return rollout(self.dit, self.vcn, noise[:, :0], *steering, noise, noise, self.h, self.w)[:, 0]
 
-    def step(self, controls, pitch, text, camera, foreseen, noise):
+    def step(self, controls, pitch, text, camera, foreseen, noise, mind=None):
         """Dreams the next chunk of every world: controls [B, F, 8], pitch [B], text [B, text], camera [B, CAMERA], foreseen [B, N, C] of
-        the last `foresee`, noise [B, N, C] -> latents [B, N, C], with a gradient of the last of `steps` steps."""
-        levels = sample_levels(self.steps)
+        the last `foresee`, noise [B, N, C] -> latents [B, N, C], with a gradient of the last of `steps` steps. `mind` dreams edits
+        after what these worlds remember, or the DiT that walks all else."""
+        levels = sample_levels(EDIT_STEPS * self.steps) if mind else next_levels(self.steps)
+        recalls = mind and self.mind.recalls(camera, self.age)
         x = louder(noise, self.unknown, self.dit.c.patch)
         for now, after in zip(levels, levels[1:]):
             with torch.set_grad_enabled(after == 1 and torch.is_grad_enabled()):
-                clean = self.predict(x, now, controls, pitch, text, camera, foreseen)
+                clean = self.predict(x, now, controls, pitch, text, camera, foreseen, mind, recalls)
                 x = clean if after == 1 else x + (after - now) / (1 - now) * (clean - x)
         return rms_norm(x)
 

@@ -31,18 +31,10 @@ impl Adapter {
     /// # Errors
     /// [`Error::Model`] naming the first that is missing, of another shape or left over.
     pub fn check_index(&self, lora: &Index, layout: &Layout) -> Result<()> {
-        let changes = |rank: &usize| {
-            let mut changes = Layout::new();
-            for (name, shape) in layout {
-                let [outputs, inputs] = shape[..] else { continue };
-                let [down, up] = names(name);
-                if lora.tensors().contains_key(&down) || lora.tensors().contains_key(&up) {
-                    changes.extend([(down, vec![*rank, inputs]), (up, vec![outputs, *rank])]);
-                }
-            }
-            changes
-        };
-        lora.check(&self.rank_of(lora)?, &[("adapter.rank", |rank| *rank *= 2)], changes, &[])
+        let held = |name: &String| names(name).iter().any(|factor| lora.tensors().contains_key(factor));
+        let changed =
+            layout.iter().filter(|(name, _)| held(name)).map(|(name, shape)| (name.clone(), shape.clone())).collect();
+        lora.check(&self.rank_of(lora)?, &[("adapter.rank", |rank| *rank *= 2)], |rank| changes(&changed, *rank), &[])
     }
 
     fn rank_of(&self, lora: &Index) -> Result<usize> {
@@ -52,6 +44,19 @@ impl Adapter {
     }
 }
 
+/// The factors of a change of this rank of every layer's weight in `layout`.
+pub fn changes(layout: &Layout, rank: usize) -> Layout {
+    let mut changes = Layout::new();
+    for (name, shape) in layout.iter().filter(|(name, _)| name.ends_with(WEIGHT)) {
+        let [outputs, inputs] = shape[..] else { continue };
+        let [down, up] = names(name);
+        changes.extend([(down, vec![rank, inputs]), (up, vec![outputs, rank])]);
+    }
+    changes
+}
+
+/// How a layer's weight is named.
+const WEIGHT: &str = ".weight";
 /// How the first factor of a change is named.
 const DOWN: &str = ".lora_A.weight";
 /// The second.
@@ -59,7 +64,7 @@ const UP: &str = ".lora_B.weight";
 
 /// The factors of the change of a weight.
 fn names(weight: &str) -> [String; 2] {
-    let layer = weight.trim_end_matches(".weight");
+    let layer = weight.trim_end_matches(WEIGHT);
     [DOWN, UP].map(|factor| format!("{layer}{factor}"))
 }
 

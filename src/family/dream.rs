@@ -1,4 +1,5 @@
-//! Our own model: a folder with `config.json`, `vcn.safetensors`, `dit.safetensors` and a text encoder.
+//! Our own model: a folder with `config.json`, `vcn.safetensors`, `dit.safetensors`, a text encoder and, if it knows edits,
+//! `edits.safetensors`.
 
 mod layout;
 mod past;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use crate::checkpoint::{Entry, Index, Layout, Precision, Weights, read_config, sha256};
+use crate::checkpoint::{Adapter, Entry, Index, Layout, Lora, Precision, Weights, read_config, sha256};
 use crate::controls::CONTROL_NAMES;
 use crate::kernel::{Array, KeyValues};
 use crate::model::action::control_features;
@@ -24,6 +25,10 @@ use crate::{Controls, Frame, FrameSize, Result};
 
 pub use world::World;
 
+const VCN: &str = "vcn.safetensors";
+const DIT: &str = "dit.safetensors";
+const EDITS: &str = "edits.safetensors";
+
 /// The networks without the text encoder.
 pub struct Networks {
     /// Their sizes.
@@ -32,6 +37,9 @@ pub struct Networks {
     pub vcn: Vcn,
     /// Noise to latents.
     pub dit: DiT,
+    /// The same where a block is broken or placed, if it is another there: with low-rank changes of its weights (LoRA, Hu et al.
+    /// 2021).
+    editor: Option<DiT>,
     /// Number of weights.
     pub parameters: usize,
     /// Where they run.
@@ -39,7 +47,7 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Loads `config.json`, `vcn.safetensors` and `dit.safetensors`.
+    /// Loads `config.json`, `vcn.safetensors`, `dit.safetensors` and, if the config says so, `edits.safetensors`.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) when a file cannot be read, [`Error::Model`](crate::Error::Model) when it is not what
@@ -63,8 +71,21 @@ impl Networks {
         vcn_weights.finish()?;
         let dit = DiT::load(&dit_weights.vars(), &config)?;
         dit_weights.finish()?;
-        let parameters = vcn_weights.parameters() + dit_weights.parameters();
-        Ok(Self { config, vcn, dit, parameters, device: device.clone() })
+        let mut parameters = vcn_weights.parameters() + dit_weights.parameters();
+        let mut editor = None;
+        if let Some(changes) = edits(&config, folder)? {
+            parameters += changes.parameters();
+            let [_, dit] = networks(&config, folder)?;
+            let weights = Weights::new(dit, device).with_lora(Lora::new(changes, &Adapter::default(), device)?);
+            editor = Some(DiT::load(&weights.vars(), &config)?);
+            weights.finish()?;
+        }
+        Ok(Self { config, vcn, dit, editor, parameters, device: device.clone() })
+    }
+
+    /// The DiT that denoises a chunk, by whether a block is broken or placed in it.
+    pub fn denoiser(&self, edited: bool) -> &DiT {
+        self.editor.as_ref().filter(|_| edited).unwrap_or(&self.dit)
     }
 
     /// The controls of a chunk, as the networks take them.
@@ -75,12 +96,18 @@ impl Networks {
 
 /// The headers of the VCN and of the DiT, in which every name and shape is as the config makes it.
 fn networks(config: &Config, folder: &Path) -> Result<[Index; 2]> {
-    let open = |name: &str, layout: fn(&Config) -> Layout| -> Result<_> {
-        let index = Index::open(folder.join(name))?;
-        index.check(config, layout::SIZES, layout, &[])?;
-        Ok(index)
-    };
-    Ok([open("vcn.safetensors", layout::vcn)?, open("dit.safetensors", layout::dit)?])
+    Ok([header(config, folder, VCN, layout::vcn)?, header(config, folder, DIT, layout::dit)?])
+}
+
+/// That of the changes of the DiT where a block is broken or placed, if the config has any.
+fn edits(config: &Config, folder: &Path) -> Result<Option<Index>> {
+    (config.edit_rank > 0).then(|| header(config, folder, EDITS, layout::edits)).transpose()
+}
+
+fn header(config: &Config, folder: &Path, name: &str, layout: fn(&Config) -> Layout) -> Result<Index> {
+    let index = Index::open(folder.join(name))?;
+    index.check(config, layout::SIZES, layout, &[])?;
+    Ok(index)
 }
 
 /// The headers of a model folder.
@@ -91,6 +118,8 @@ pub struct Files {
     pub vcn: Index,
     /// Noise to latents.
     pub dit: Index,
+    /// What changes of that where a block is broken or placed.
+    pub edits: Option<Index>,
     /// Weights of the text encoder, which is checked.
     pub text: usize,
 }
@@ -103,7 +132,8 @@ impl Files {
     pub fn open(folder: &Path) -> Result<Self> {
         let config = read_config(&folder.join("config.json"), Config::parse)?;
         let [vcn, dit] = networks(&config, folder)?;
-        Ok(Self { config, vcn, dit, text: text::check(folder)? })
+        let edits = edits(&config, folder)?;
+        Ok(Self { config, vcn, dit, edits, text: text::check(folder)? })
     }
 
     /// Bytes of the weights as they are held and of a full memory at the size trained at.
@@ -113,7 +143,9 @@ impl Files {
             let precision = if layout::in_precision(name) { c.precision } else { Precision::F32 };
             precision.bytes(entry.shape.iter().product())
         };
-        let weights: u64 = self.vcn.tensors().iter().chain(self.dit.tensors()).map(held).sum();
+        let held = |index: &Index| index.tensors().iter().map(held).sum::<u64>();
+        let dits = 1 + u64::from(self.edits.is_some());
+        let weights = held(&self.vcn) + dits * held(&self.dit);
         let tokens = c.default_size().pixels() / (c.patch * c.patch);
         let kept = |trunk: &TrunkConfig| {
             let chunks = trunk.temporal.len() * trunk.offsets.iter().max().copied().unwrap_or(0);
@@ -144,13 +176,14 @@ impl Dream {
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let networks = Networks::load(folder, device)?;
         let text = TextEncoder::load(folder, device)?;
-        let files =
-            ["config.json", "vcn.safetensors", "dit.safetensors", "text.json", "text.safetensors", "tokenizer.json"];
         let config = &networks.config;
+        let mut files = vec!["config.json", VCN, DIT, "text.json", "text.safetensors", "tokenizer.json"];
+        files.extend(networks.editor.as_ref().map(|_| EDITS));
+        let files: Vec<_> = files.into_iter().map(|name| folder.join(name)).collect();
         let info = ModelInfo {
             family: config.family.clone(),
             name: config.name.clone(),
-            sha256: sha256(&files.map(|name| folder.join(name)))?,
+            sha256: sha256(&files)?,
             fps: config.fps,
             frames_per_chunk: config.frames_per_chunk,
             default_size: config.default_size(),

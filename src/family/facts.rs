@@ -5,7 +5,7 @@ use std::path::Path;
 use super::taehv::Taehv;
 use super::{dream, oasis, taehv, umt5, wan, waypoint};
 use crate::Result;
-use crate::checkpoint::{Precision, family, folder_of};
+use crate::checkpoint::{Index, Precision, family, folder_of};
 use crate::model::Heeded;
 
 /// What it takes to run a model.
@@ -57,7 +57,8 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
         "dream" => {
             let files = dream::Files::open(folder_of(path))?;
             let config = &files.config;
-            let parameters = files.vcn.parameters() + files.dit.parameters() + files.text;
+            let parameters = [Some(&files.vcn), Some(&files.dit), files.edits.as_ref()];
+            let parameters = parameters.into_iter().flatten().map(Index::parameters).sum::<usize>() + files.text;
             let flop = config.flop_per_chunk(config.default_size(), config.steps) / config.frames_per_chunk;
             let bytes = files.bytes();
             let world = WorldFacts {

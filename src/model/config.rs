@@ -95,6 +95,9 @@ pub struct Config {
     pub decoder: TrunkConfig,
     /// The diffusion transformer.
     pub dit: TrunkConfig,
+    /// Rank of the changes of the DiT's weights where a block is broken or placed; 0 is none.
+    #[serde(default)]
+    pub edit_rank: usize,
     /// Denoising steps per chunk.
     pub steps: usize,
     /// Denoising steps of a chunk without a past.
@@ -146,6 +149,9 @@ impl Config {
             if value == 0 || value > 1 << 14 {
                 return Err(format!("{name} is {value}, not 1 to {}", 1 << 14));
             }
+        }
+        if self.edit_rank > self.dit.width {
+            return Err(format!("edit_rank is {}, above the DiT's width", self.edit_rank));
         }
         if self.actions.len() > EXTRA_DIM {
             return Err(format!("actions are {}, more than {EXTRA_DIM}", self.actions.len()));
@@ -215,6 +221,7 @@ mod tests {
             ("\"actions\": []", "\"actions\": [\"dig\"]", "controls"),
             ("\"actions\": []", "\"actions\": [\"\", \"\", \"\", \"\", \"\"]", "actions"),
             ("\"steps\": 2", "\"steps\": 65", "steps is 65"),
+            ("\"edit_rank\": 4", "\"edit_rank\": 33", "edit_rank is 33"),
             ("\"guidance\": 1.5", "\"guidance\": 0.5", "guidance"),
             ("\"context_noise\": 0.1", "\"context_noise\": 0.9", "context_noise"),
             ("\"fps\": 20.0", "\"fps\": 0.0", "fps"),

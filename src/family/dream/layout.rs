@@ -1,6 +1,6 @@
 //! The names and shapes of all tensors.
 
-use crate::checkpoint::{Layout, Size};
+use crate::checkpoint::{Layout, Size, changes};
 use crate::kernel::MODULATIONS;
 use crate::model::action::MOTION_DIM;
 use crate::model::config::{Config, TrunkConfig};
@@ -25,6 +25,7 @@ pub const SIZES: &[Size<Config>] = &[
     ("dit.width", |c| c.dit.width *= 2),
     ("dit.heads", |c| c.dit.heads *= 2),
     ("dit.offsets", |c| c.dit.offsets.push(0)),
+    ("edit_rank", |c| c.edit_rank *= 2),
 ];
 
 /// Of a layer of `inputs` and `outputs` with a bias.
@@ -106,6 +107,11 @@ pub fn dit(c: &Config) -> Layout {
     layout
 }
 
+/// The tensors of the changes of the DiT where a block is broken or placed.
+pub fn edits(c: &Config) -> Layout {
+    changes(&dit(c), c.edit_rank)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +124,12 @@ mod tests {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
             let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
             let config = Config::parse(&config).unwrap();
-            for (name, layout) in [("vcn.safetensors", vcn as fn(&Config) -> Layout), ("dit.safetensors", dit)] {
+            let files = [
+                ("vcn.safetensors", vcn as fn(&Config) -> Layout),
+                ("dit.safetensors", dit),
+                ("edits.safetensors", edits),
+            ];
+            for (name, layout) in files {
                 // The loader is strict, and reads these.
                 Index::open(folder.join(name)).unwrap().check(&config, SIZES, layout, &[]).unwrap();
             }

@@ -12,9 +12,9 @@ use crate::kernel::{Array, cells_to_frames, frames_to_cells};
 use crate::model::action::{Camera, turns};
 use crate::model::cache::Memory;
 use crate::model::config::Config;
-use crate::model::dit::Condition;
+use crate::model::dit::{Condition, DiT};
 use crate::model::patch::Grid;
-use crate::model::sampler::{Levels, first_levels, guided, levels, louder, remembered, sample};
+use crate::model::sampler::{Levels, first_levels, guided, levels, louder, next_levels, remembered, sample};
 use crate::model::trunk::Kept;
 use crate::model::vcn::Drawn;
 use crate::model::{CONTEXT_NOISE_STEP, Interrupt, NoiseSource, RolloutState, Settings, StageTimes};
@@ -72,7 +72,10 @@ struct Beginning {
 }
 
 /// How far a chunk in which a block is broken or placed goes on from what it would be without. As in `train/model.py`.
-const EDIT_GUIDANCE: f32 = 3.0;
+const EDIT_GUIDANCE: f32 = 2.0;
+
+/// Times as many steps such a chunk takes: it is more than a correction of what was foreseen. As in `train/model.py`.
+const EDIT_STEPS: usize = 2;
 
 /// The same controls with no block broken or placed.
 fn unedited(controls: &[Controls]) -> SmallVec<[Controls; 4]> {
@@ -226,31 +229,38 @@ impl World {
 
         let start = Instant::now();
         let Settings { guidance, context_noise, .. } = self.settings;
-        let Beginning { past, levels, x, foreseen, unwanted } = self.begin(foreseen, noise)?;
+        let edited = edited(controls);
+        let Beginning { past, levels, x, foreseen, unwanted } = self.begin(foreseen, noise, edited)?;
         let past = past.as_ref().unwrap_or(&self.past);
         let taus: Levels = levels.iter().copied().chain([1.0 - context_noise]).collect();
-        let conditions = |text: &Array, features: &Array| {
-            networks.dit.conditions(&taus, &networks.dit.prompt(text, features, &camera)?)
-        };
-        let prompted = conditions(&self.text, &features)?;
+        let conditions =
+            |dit: &DiT, text: &Array, features: &Array| dit.conditions(&taus, &dit.prompt(text, features, &camera)?);
+        let edits = edited && !past.is_empty();
+        let dit = networks.denoiser(edits);
+        let prompted = conditions(dit, &self.text, &features)?;
         // What it is guided away from, and how far.
         let away = if past.is_empty() && guidance > 1.0 {
-            Some((conditions(&unwanted, &features)?, guidance))
-        } else if !past.is_empty() && edited(controls) {
-            Some((conditions(&self.text, &networks.controls(&unedited(controls))?)?, EDIT_GUIDANCE))
+            Some((conditions(&networks.dit, &unwanted, &features)?, guidance))
+        } else if edits {
+            let unedited = networks.controls(&unedited(controls))?;
+            Some((conditions(&networks.dit, &self.text, &unedited)?, EDIT_GUIDANCE))
         } else {
             None
         };
         let known = past.chunk(&networks, &camera, &self.dit_grid, &foreseen)?;
         let latent = sample(x, &levels, |x, i| {
             self.interrupt.check()?;
-            let with = networks.dit.denoise(x, &prompted.at(i)?, &known)?;
+            let with = dit.denoise(x, &prompted.at(i)?, &known)?;
             match &away {
                 None => Ok(with),
                 Some((other, far)) => guided(&with, networks.dit.denoise(x, &other.at(i)?, &known)?, *far),
             }
         })?;
-        let condition = prompted.at(levels.len())?;
+        // It is the DiT itself that remembers.
+        let condition = match edits {
+            true => conditions(&networks.dit, &self.text, &features)?.at(levels.len())?,
+            false => prompted.at(levels.len())?,
+        };
         drop(known);
         self.times.denoise = start.elapsed();
 
@@ -265,7 +275,7 @@ impl World {
             context_noise,
             condition,
             camera,
-            edited: edited(controls),
+            edited,
             decoder: remembered,
             renewed: self.former.is_some(),
         });
@@ -273,13 +283,19 @@ impl World {
     }
 
     /// Where the denoising of the next chunk begins: at noise, louder where nothing was foreseen, or, if the prompt is new, at a noisy form of what was foreseen of it.
-    fn begin(&self, Foreseen { latent: foreseen, unknown }: Foreseen, noise: &Array) -> Result<Beginning> {
+    fn begin(
+        &self,
+        Foreseen { latent: foreseen, unknown }: Foreseen,
+        noise: &Array,
+        edited: bool,
+    ) -> Result<Beginning> {
         let Settings { steps, first_steps, .. } = self.settings;
         Ok(match &self.former {
             None => {
-                let (levels, x) = match self.past.is_empty() {
-                    true => (first_levels(first_steps), noise.clone()),
-                    false => (levels(steps), louder(noise, &unknown)?),
+                let (levels, x) = match (self.past.is_empty(), edited) {
+                    (true, _) => (first_levels(first_steps), noise.clone()),
+                    (false, true) => (levels(EDIT_STEPS * steps), louder(noise, &unknown)?),
+                    (false, false) => (next_levels(steps), louder(noise, &unknown)?),
                 };
                 let unwanted = Array::zeros(self.text.dims(), self.text.device())?;
                 Beginning { past: None, levels, x, foreseen, unwanted }

@@ -81,16 +81,16 @@ fn a_state_of_another_size_is_refused_and_changes_nothing() {
     assert_eq!(dream(&mut other, 2..4), dream(&mut twin, 2..4));
 }
 
-/// The same networks at 8 bits.
-fn rounded_networks() -> Arc<Networks> {
+/// The same networks with another line in their config.
+fn configured(part: &str, other: &str) -> Arc<Networks> {
     let (from, to) =
         (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity"), tempfile::tempdir().unwrap());
-    for name in ["vcn.safetensors", "dit.safetensors"] {
+    for name in ["vcn.safetensors", "dit.safetensors", "edits.safetensors"] {
         std::fs::copy(from.join(name), to.path().join(name)).unwrap();
     }
     let config = std::fs::read_to_string(from.join("config.json")).unwrap();
-    let config = config.replacen("\"f32\"", "\"int8\"", 1);
-    std::fs::write(to.path().join("config.json"), config).unwrap();
+    assert!(config.contains(part), "{part}");
+    std::fs::write(to.path().join("config.json"), config.replacen(part, other, 1)).unwrap();
     Arc::new(Networks::load(to.path(), &Device::Cpu).unwrap())
 }
 
@@ -99,7 +99,7 @@ fn eight_bits_dream_nearly_the_same_on_any_number_of_threads() {
     let size = FrameSize::new(48, 32);
     let exact = dream(&mut world(size), 0..3);
     let rounded = |threads| {
-        let (networks, pool) = (rounded_networks(), crate::kernel::ThreadPool::new(threads).unwrap());
+        let (networks, pool) = (configured("\"f32\"", "\"int8\""), crate::kernel::ThreadPool::new(threads).unwrap());
         let text = text(&networks, 1.0);
         pool.install(|| dream(&mut World::new(networks, size, text, SETTINGS).unwrap(), 0..3))
     };
@@ -107,6 +107,28 @@ fn eight_bits_dream_nearly_the_same_on_any_number_of_threads() {
     let psnr = crate::eval::psnr(&exact, &frames);
     assert!((30.0..90.0).contains(&psnr), "{psnr} dB");
     assert!([2, 3].into_iter().all(|threads| rounded(threads) == frames));
+}
+
+#[test]
+fn weights_for_edits_dream_the_chunk_of_an_edit_alone() {
+    let other = configured("\"edit_rank\": 4", "\"edit_rank\": 0");
+    let mut worlds = [networks(), other].map(|networks| {
+        let text = text(&networks, 1.0);
+        World::new(networks, FrameSize::new(48, 32), text, SETTINGS).unwrap()
+    });
+    let mut step = |chunk: u64, break_block: bool| {
+        let noise = Noise { seed: 1, chunk };
+        let controls = controls(chunk).map(|c| Controls { break_block, ..c });
+        let frames = worlds.each_mut().map(|world| {
+            let frames = world.step(&controls, &noise).unwrap();
+            world.commit(&noise).unwrap();
+            frames
+        });
+        frames[0] == frames[1]
+    };
+    assert!(step(0, true), "before there is a past nothing is to be broken");
+    assert!((1..4).all(|chunk| step(chunk, false)));
+    assert!(!step(4, true));
 }
 
 #[test]
