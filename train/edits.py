@@ -18,7 +18,8 @@ from data import Episodes, to_float
 from dit import Captions, foresee_flops
 from export import load_model
 from geometry import camera, edited
-from model import adapted, louder
+from lora import adapted
+from model import louder
 from walk import Mind, Walks, noised
 
 RATE, RANK = 2e-3, 32

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from model import VCN, Config, DiT, TrunkConfig, adapted, changed, factors, rollout
+from lora import adapted, changed, factors
+from model import VCN, Config, DiT, TrunkConfig, rollout
 
 
 def load_model(folder, device="cpu"):

@@ -4,14 +4,12 @@ Shapes: B clips, T chunks, N = h*w tokens of a chunk's latent grid, D channels. 
 frames and their controls. Runtime twin: `src/model/` (state_dict names are the safetensors keys there).
 """
 
-import copy
 import math
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.nn.utils.parametrize import register_parametrization
 
 from geometry import CELL, MOTION, Views, camera, edited, grid_positions, ground, motion, pitched, reckon, turned, unedited, warp
 
@@ -423,45 +421,6 @@ class DiT(nn.Module):
             cond = torch.cat([cond[:b], dreams.condition(tau, *told)])
             x = dreams.blocks(dreams.patch_in(x[b:]).float(), cond[b:], *geometry, past=kept)
         return (dreams or self).answer(x, cond[b:], foreseen[b:], torch.arange(x.shape[1], device=x.device)[:, None, None] == 0)
-
-
-class LowRank(nn.Module):
-    """A weight [out, in] and a change of it that is a product of two thin matrices (LoRA, Hu et al. 2021); none to begin with."""
-
-    def __init__(self, outputs, inputs, rank):
-        super().__init__()
-        self.lora_A = nn.Parameter(torch.randn(rank, inputs) / inputs**0.5)
-        self.lora_B = nn.Parameter(torch.zeros(outputs, rank))
-
-    def forward(self, weight):
-        return weight + self.lora_B @ self.lora_A
-
-
-def adapted(dit: DiT, rank):
-    """A copy of a DiT of which low-rank changes of every layer's weight can be trained, and nothing else."""
-    dit = copy.deepcopy(dit).requires_grad_(False)
-    for layer in [m for m in dit.modules() if isinstance(m, nn.Linear)]:
-        register_parametrization(layer, "weight", LowRank(*layer.weight.shape, rank))
-    return dit
-
-
-LEARNED = ".parametrizations.weight.0."  # between the name of a layer of such a copy and those of its factors
-
-
-def factors(state):
-    """The changes in the state dict of an adapted DiT, named as PEFT does."""
-    return {f"{name.replace(LEARNED, '.')}.weight": value for name, value in state.items() if LEARNED in name}
-
-
-def changed(dit: DiT, changes):
-    """A copy of a DiT with the changes that `factors` tells."""
-    state = dict(dit.state_dict())
-    for down in [name for name in changes if name.endswith(".lora_A.weight")]:
-        layer = down.removesuffix(".lora_A.weight")
-        state[f"{layer}.weight"] = state[f"{layer}.weight"] + changes[f"{layer}.lora_B.weight"] @ changes[down]
-    copied = copy.deepcopy(dit)
-    copied.load_state_dict(state)
-    return copied
 
 
 RENEWED = 0.05  # signal level of a chunk that begins from what was foreseen of it
