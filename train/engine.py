@@ -1,5 +1,6 @@
 """What every training stage shares: processes, optimizer, schedule, checkpoints, log and progress."""
 
+import atexit
 import copy
 import json
 import os
@@ -23,6 +24,7 @@ class World:
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")
         if self.size > 1:
             dist.init_process_group("nccl" if cuda else "gloo")
+            atexit.register(dist.destroy_process_group)  # its threads may abort a process that ends with them
 
     def precision(self):
         """A context whose products are bfloat16 where the processor does those faster (twice here), else float32."""
