@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class World:
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")
         if self.size > 1:
             dist.init_process_group("nccl" if cuda else "gloo")
-            atexit.register(dist.destroy_process_group)  # its threads may abort a process that ends with them
+            if self.rank > 0:  # threads of PyTorch may abort a process that ends with them; the first one tells how it went
+                atexit.register(lambda: os._exit(int(hasattr(sys, "last_value"))))
 
     def precision(self):
         """A context whose products are bfloat16 where the processor does those faster (twice here), else float32."""
