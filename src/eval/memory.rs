@@ -21,8 +21,14 @@ const PLACES: usize = 8;
 /// Ticks of a quarter turn.
 const TURN: usize = 18;
 
-/// Ticks of looking down, editing and looking up, turning away and turning back.
+/// Ticks of looking down, of the edit and a moment after it, of turning away and of turning back.
 const EDIT: usize = 10;
+
+/// Ticks of looking elsewhere, the second time.
+const ELSEWHERE: usize = 50;
+
+/// The ticks in which one has looked back, of those of [`edit_walk`]: 1.5 and 5 seconds after the edit.
+const LOOKS: [usize; 2] = [4 * EDIT - 1, 6 * EDIT + ELSEWHERE - 1];
 
 /// Pixels differ by an edit when a channel does by more than this.
 const VISIBLE: u8 = 24;
@@ -114,61 +120,76 @@ fn revisits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Right answers and questions.
-type Tally = [usize; 2];
+/// How many edits are seen after looking back once and twice, and how many there were.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    seen: [usize; 2],
+    all: usize,
+}
+
+impl Tally {
+    /// Of one edit, which is to be seen in `truth` and not in `untouched`, by the frames of [`LOOKS`].
+    fn of(frames: &[Frame], truth: &Walk, untouched: &Walk) -> Self {
+        let seen = LOOKS.map(|at| usize::from(shows_edit(&frames[at], &truth.frames[at], &untouched.frames[at])));
+        Self { seen, all: 1 }
+    }
+
+    fn sum<'a>(tallies: impl IntoIterator<Item = &'a Self>) -> Self {
+        tallies.into_iter().fold(Self::default(), |sum, tally| Self {
+            seen: [sum.seen[0] + tally.seen[0], sum.seen[1] + tally.seen[1]],
+            all: sum.all + tally.all,
+        })
+    }
+
+    fn share(&self, look: usize) -> f64 {
+        self.seen[look] as f64 / self.all as f64
+    }
+}
+
+/// Edits of a dream and of the true frames through the VCN: placed, broken.
+type Edits = [[Tally; 2]; 2];
 
 fn edits(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
-    let tallies = bench.each("editing blocks", 0.3..0.33, &bench.seeds, |_, &seed| {
-        let mut tallies = [[Tally::default(); 2]; 2];
-        let Some(Place { world, mut dream, .. }) = Place::find(bench, seed)? else { return Ok(tallies) };
+    let worlds = bench.each("editing blocks", 0.3..0.33, &bench.seeds, |_, &seed| {
+        let mut edits = Edits::default();
+        let Some(Place { world, mut dream, .. }) = Place::find(bench, seed)? else { return Ok(edits) };
         let moment = dream.moment()?;
-        let [dreamed, coded] = &mut tallies;
+        let [dreamed, coded] = &mut edits;
         for (kind, (dreamed, coded)) in dreamed.iter_mut().zip(coded).enumerate() {
             let (way, plain) = edit_walk(kind == 0, world.pose().pitch);
-            let mut edited_world = world.clone();
-            let truth = Walk::record(&mut edited_world, &way, bench.size);
-            let mut other_world = world.clone();
-            let untouched = Walk::record(&mut other_world, &plain, bench.size);
-            let (with, without) = (&truth.frames[way.len() - 1], &untouched.frames[way.len() - 1]);
-            if !truth.controls.iter().any(|c| c.place_block || c.break_block) || !is_visible(with, without) {
+            let [truth, untouched] = [&way, &plain].map(|way| Walk::record(&mut world.clone(), way, bench.size));
+            let visible = LOOKS.iter().all(|&at| is_visible(&truth.frames[at], &untouched.frames[at]));
+            if !truth.controls.iter().any(|c| c.place_block || c.break_block) || !visible {
                 continue;
             }
             dream.back_to(&moment)?;
-            let frames = dream.walk(&way)?;
-            *dreamed = [usize::from(shows_edit(&frames[way.len() - 1], with, without)), 1];
-            let frames = dream.reconstruct(&truth.frames, &truth.controls)?;
-            *coded = [usize::from(shows_edit(&frames[way.len() - 1], with, without)), 1];
+            *dreamed = Tally::of(&dream.walk(&way)?, &truth, &untouched);
+            *coded = Tally::of(&dream.reconstruct(&truth.frames, &truth.controls)?, &truth, &untouched);
         }
-        Ok(tallies)
+        Ok(edits)
     })?;
-    let mut sums = [[Tally::default(); 2]; 2];
-    for tallies in &tallies {
-        for (sum, count) in
-            sums.as_flattened_mut().as_flattened_mut().iter_mut().zip(tallies.as_flattened().as_flattened())
-        {
-            *sum += count;
-        }
-    }
-    let [dreamed, coded] = sums;
-    let accuracy = |tallies: [Tally; 2]| {
-        let share = |[right, all]: Tally| right as f64 / all as f64;
-        let [place, break_] = tallies;
+    let accuracy = |which: usize| {
+        let [placed, broken] = [0, 1].map(|kind| Tally::sum(worlds.iter().map(|edits| &edits[which][kind])));
+        let all = Tally::sum([&placed, &broken]);
         EditAccuracy {
-            all: share([place[0] + break_[0], place[1] + break_[1]]),
-            place: share(place),
-            broken: share(break_),
-            trials: place[1] + break_[1],
+            all: all.share(0),
+            place: placed.share(0),
+            broken: broken.share(0),
+            later: all.share(1),
+            trials: all.all,
         }
     };
-    report.edit_accuracy = accuracy(dreamed);
-    report.edit_accuracy_teacher = accuracy(coded);
+    report.edit_accuracy = accuracy(0);
+    report.edit_accuracy_teacher = accuracy(1);
     Ok(())
 }
 
-/// Look down, edit, look away and back; and the same without the edit.
+/// Look down, edit, look away and back, and away for longer and back; and the same without the edit.
 fn edit_walk(place: bool, pitch: f32) -> (Vec<Controls>, Vec<Controls>) {
     let down = turning(EDIT, 0.0, (-32.0 - pitch) / EDIT as f32);
-    let plain = [down, turning(EDIT, 0.0, 0.0), turning(EDIT, 4.5, 0.0), turning(EDIT, -4.5, 0.0)].concat();
+    let still = |ticks: usize| turning(ticks, 0.0, 0.0);
+    let [away, back] = [4.5, -4.5].map(|yaw| turning(EDIT, yaw, 0.0));
+    let plain = [down, still(EDIT), away.clone(), back.clone(), away, still(ELSEWHERE), back].concat();
     let mut way = plain.clone();
     way[EDIT].place_block = place;
     way[EDIT].break_block = !place;

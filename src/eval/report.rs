@@ -72,7 +72,7 @@ pub struct Report {
     pub drift: BTreeMap<String, Drift>,
     /// Distance of the true walk's beginning from the true walk.
     pub drift_baseline: BTreeMap<String, Drift>,
-    /// Whether a placed or broken block is still so after looking away; chance is 0.5.
+    /// Whether a placed or broken block is so after looking away and back; chance is 0.5.
     pub edit_accuracy: EditAccuracy,
     /// The same, of the true frames through the VCN.
     pub edit_accuracy_teacher: EditAccuracy,
@@ -157,6 +157,8 @@ pub struct EditAccuracy {
     /// Broken blocks.
     #[serde(rename = "break")]
     pub broken: f64,
+    /// Both, after looking away for longer: 5 seconds after the edit, where the others are 1.5.
+    pub later: f64,
     /// Number of edits that could be seen.
     pub trials: usize,
 }
