@@ -94,7 +94,7 @@ class Chunk(nn.Module):
         c, dit = self.vcn.c, self.step.dit
         now = reckon(controls)[0]
         last, near, then = (v.expand(len(now), *v.shape[1:]) for v in (last, near, torch.zeros(1, CAMERA)))
-        seen, share = reproject(last, near, then, now)
+        seen, _, share = reproject(last, near, then, now)
         edge, _ = look_up(last, ground(now[:, 1], *last.shape[-2:], c.eye), then, now)
         seen = share * seen + (1 - share) * edge
         foreseen = self.vcn.encode(seen[None, None], controls[:, None])[:, 0]

@@ -90,12 +90,17 @@ def sample_at(images, x, y, focal, mode="bilinear"):
     return F.grid_sample(images, grid, mode, "border", align_corners=False)
 
 
-def ground(pitch, h, w, eye):
-    """Nearness [..., h, w] of flat, bare ground `eye` blocks below cameras of this pitch [...]; all is far where eye is 0."""
+def slope(pitch, h, w):
+    """How far rays [..., h, w] of cameras of this pitch [...] lead down, for one along their axis."""
     _, y, _ = rays(h, w, pitch.device)
     pitch = pitch[..., None, None]
-    slope = (y * pitch.cos() - pitch.sin()).clamp(min=0)
-    return slope / eye if eye else torch.zeros_like(slope)
+    return y * pitch.cos() - pitch.sin()
+
+
+def ground(pitch, h, w, eye):
+    """Nearness [..., h, w] of flat, bare ground `eye` blocks below cameras of this pitch [...]; all is far where eye is 0."""
+    down = slope(pitch, h, w).clamp(min=0)
+    return down / eye if eye else torch.zeros_like(down)
 
 
 def carry(x, y, nearness, a, b):
@@ -142,11 +147,11 @@ def moved(nearness, then, now):
 
 
 def reproject(images, nearness, then, now):
-    """Images [M, 3, H, W] and their nearness [M, H/CELL, W/CELL] of cameras then [M, CAMERA], as cameras now see them, and how far
-    each pixel is known [M, 1, H, W], 0 to 1."""
+    """Images [M, 3, H, W] and their nearness [M, H/CELL, W/CELL] of cameras then [M, CAMERA], as cameras now see them; how near
+    each pixel is [M, 1, H, W], and how far it is known, 0 to 1."""
     near, share = (F.interpolate(v[:, None], scale_factor=CELL, mode="bilinear")[:, 0] for v in moved(nearness, then, now))
     image, inside = look_up(images, near, then, now)
-    return image, ((share / KNOWN).clamp(max=1) * inside).unsqueeze(1)
+    return image, near.unsqueeze(1), ((share / KNOWN).clamp(max=1) * inside).unsqueeze(1)
 
 
 def look_up(images, nearness, then, now):
@@ -183,6 +188,9 @@ class Views:
     FRESH, FAR = 1 / 8, 6  # of that: a frame so near to a key frame takes its place; one so far on foot forgets it
     GIVES_WAY = 10  # but only so many times in a row: each is drawn from the one before, and would wear for good where one stands still
     ASIDE = math.radians(70)  # when a block is broken or placed, key frames stay that were taken here and so far to the side
+    DISTANT = 30  # what is further away than so many blocks may hide things, as fog does and hills do
+    ABOVE, BELOW = 0.25, 0.12  # they come into view so far above the horizon, for one forward, or so far below
+    DOUBT = 0.3  # how much of it is taken for unknown
 
     def __init__(self, count, height, width, eye, device=None):
         self.eye = eye
@@ -233,13 +241,14 @@ class Views:
 
     def see(self, cameras, most=MOST):
         """What cameras [B, F, CAMERA] see if nothing else moves [B, F, 3, H, W]: each pixel from the nearest key frame that knows it,
-        else from the last frame, and where that does not, as it goes on at its edge, over flat ground; and how much of that the last
-        of them is shown in the middle of each cell [B, H/CELL, W/CELL].
+        else from the last frame, and where that does not, as it goes on at its edge, over flat ground; and how much of that no view
+        shows in the middle of each cell of the last of them [B, H/CELL, W/CELL], and a part of what is far away, from which things come into
+        view.
 
         A key frame comes before the last one, as that was drawn from it: what is drawn less often is sharper and nearer the truth. Each
         world has at most so many.
         """
-        (b, f), now, seen, left = cameras.shape[:2], cameras.flatten(0, 1), 0, 1
+        (b, f), now, seen, far, left = cameras.shape[:2], cameras.flatten(0, 1), 0, 0, 1
         apart, order = self._apart(cameras[:, -1]).sort(1)
         known = apart.isfinite()
         rows = torch.arange(b, device=now.device)
@@ -251,12 +260,15 @@ class Views:
             # a world's last frame follows its key frames
             use = i <= known.sum(1)
             slot = torch.where(known[:, i], order[:, i] + 1, 0) if i < self.MOST else torch.zeros_like(rows)
-            image, share = reproject(*pick(slot), now)
+            image, near, share = reproject(*pick(slot), now)
             share = share * use.repeat_interleave(f)[:, None, None, None]
+            far = far + left * share * (near * self.DISTANT < 1)
             seen, left = seen + left * share * image, left * (1 - share)
         edge, _ = look_up(last[0], ground(now[:, 1], *last[0].shape[-2:], self.eye), last[2], now)
+        down = slope(now[:, 1], *last[0].shape[-2:])
+        doubt = left + torch.where((down > -self.ABOVE) & (down < self.BELOW), self.DOUBT, 0)[:, None] * far
         middle = slice(CELL // 2, None, CELL)
-        return (seen + left * edge).unflatten(0, (b, f)), left.unflatten(0, (b, f))[:, -1, 0, middle, middle]
+        return (seen + left * edge).unflatten(0, (b, f)), doubt.unflatten(0, (b, f))[:, -1, 0, middle, middle]
 
 
 def turned(controls):

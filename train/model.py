@@ -424,7 +424,7 @@ class DiT(nn.Module):
 
 
 RENEWED = 0.05  # signal level of a chunk that begins from what was foreseen of it
-LOUDER = 1.1  # how much louder the noise is where nothing was foreseen: at the size that was trained, what comes into view stays empty
+LOUDER = 1.2  # how much louder the noise is where nothing was foreseen: at the size that was trained, what comes into view stays empty
 EDIT_STEPS = 2  # times as many steps a chunk takes in which a block is broken or placed
 EDIT_GUIDANCE = 2.0  # how far a chunk in which a block is broken or placed goes on from what it would be without
 
@@ -436,7 +436,7 @@ def sample_levels(steps):
 
 def next_levels(steps):
     """Those of a chunk with a past: later, as most of it is foreseen."""
-    return [level * (3 - level) / 2 for level in sample_levels(steps)]
+    return [1 - (1 - level) ** 1.5 for level in sample_levels(steps)]
 
 
 def first_levels(steps):

@@ -21,8 +21,13 @@ pub fn ground(height: usize, width: usize, pitch: f32, eye: f32, out: &mut [f32]
     out.for_each(|(i, near)| *near = slope(lens.ray(i % width, i / width), pitch, eye));
 }
 
-fn slope([_, y]: [f32; 2], pitch: f32, eye: f32) -> f32 {
-    if eye > 0.0 { (y * pitch.cos() - pitch.sin()).max(0.0) / eye } else { 0.0 }
+fn slope(ray: [f32; 2], pitch: f32, eye: f32) -> f32 {
+    if eye > 0.0 { down(ray, pitch).max(0.0) / eye } else { 0.0 }
+}
+
+/// How far a ray of a camera pitched so leads down, for one along its axis.
+fn down([_, y]: [f32; 2], pitch: f32) -> f32 {
+    y * pitch.cos() - pitch.sin()
 }
 
 /// How the rays of one camera run as another sees them.
@@ -146,6 +151,11 @@ pub(super) fn look_up(lens: &Lens, carry: &Carry, ray: [f32; 2], nearness: f32) 
     let inside = |at: f32, middle: f32| (middle - (at / depth).abs() * lens.focal).clamp(0.0, 1.0);
     let [across, down] = lens.middle;
     (lens.point([x, y, depth]), inside(x, across) * inside(y, down) * ahead(z))
+}
+
+/// How far above the horizon this ray leads, for one along the camera's axis.
+pub(super) fn above(ray: [f32; 2], now: &Camera) -> f32 {
+    -down(ray, now.pitch())
 }
 
 /// The nearness of the ground where this ray meets it, as of [`ground`].

@@ -16,7 +16,7 @@ pub fn levels(steps: usize) -> Levels {
 /// Those of a chunk with a past: they lie later, as most of it is foreseen. What is drawn is nearer the truth, and what the louder
 /// noise brings in where nothing was foreseen keeps its edges. As in `train/model.py`.
 pub fn next_levels(steps: usize) -> Levels {
-    levels(steps).into_iter().map(|level| level * (3.0 - level) / 2.0).collect()
+    levels(steps).into_iter().map(|level| 1.0 - (1.0 - level) * (1.0 - level).sqrt()).collect()
 }
 
 /// Those of a chunk without a past: they lie nearest where noise begins to take shape, which decides what is to be seen.
@@ -52,7 +52,7 @@ pub fn remembered(latent: Array, noise: &Array, context_noise: f32) -> Result<Ar
 
 /// How much louder noise is where nothing was foreseen: at the size that was trained, what comes into view stays empty.
 /// As in `train/model.py`.
-const LOUDER: f32 = 1.1;
+const LOUDER: f32 = 1.2;
 
 /// The noise `[tokens, latent]` of a chunk with a past, the louder the more of a token's cells is `unknown` `[tokens, cells]`, 0..1,
 /// on the CPU.
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn levels_rise_from_noise() {
         assert_eq!(levels(4)[..], [0.0, 0.25, 0.5, 0.75]);
-        assert_eq!(next_levels(4)[..], [0.0, 0.34375, 0.625, 0.84375]);
+        assert_eq!(next_levels(4)[..], [0.0, 1.0 - 0.75 * 0.75_f32.sqrt(), 1.0 - 0.5 * 0.5_f32.sqrt(), 0.875]);
         assert_eq!(first_levels(4)[..], [0.0, 0.0625, 0.25, 0.5625]);
     }
 

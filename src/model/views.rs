@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::RolloutState;
 use super::action::Camera;
-use super::reproject::{Carry, Splat, ground_at, look_up, splat};
+use super::reproject::{Carry, Splat, above, ground_at, look_up, splat};
 use super::warp::{Cells, Lens, Picture, RGB, half, halves};
 use crate::Result;
 use crate::kernel::{Array, for_each_chunk};
@@ -27,6 +27,12 @@ const GIVES_WAY: u32 = 10;
 const FAR: f64 = 6.0;
 /// When a block is broken or placed, key frames stay that were taken here and so many degrees to the side: they do not show it.
 const ASIDE: f64 = 70.0;
+/// What is further away than so many blocks may hide things, as fog does and hills do.
+const DISTANT: f32 = 30.0;
+/// They come into view so far above the horizon, for one forward, or so far below.
+const HORIZON: [f32; 2] = [0.25, 0.12];
+/// How much of it is taken for unknown.
+const DOUBT: f32 = 0.3;
 
 /// The frames that a world goes on seeing: its last one, and key frames of other places until they are left behind.
 /// Twin of `Views` in `train/geometry.py`.
@@ -41,7 +47,8 @@ pub struct Views {
 pub struct Sight {
     /// `[height, width, cameras * 3 * side * side]`, −1..1.
     pub cells: Array,
-    /// How much of what the last camera sees in the middle of each cell no view shows, 0..1: `[height, width]`, on the CPU.
+    /// How much of what the last camera sees in the middle of each cell no view shows, 0..1, and a part of what is far away, from which
+    /// things come into view: `[height, width]`, on the CPU.
     pub unknown: Array,
 }
 
@@ -190,8 +197,8 @@ impl Views {
         let seen: SmallVec<[_; 16]> = splats.zip(back).collect();
 
         let lens = Lens::new(height, width, side);
-        // Hands over which views show a pixel, at which point and how much of it, and returns what they leave.
-        let show = |frame: usize, x: usize, y: usize, add: &mut dyn FnMut(usize, [f32; 2], f32)| {
+        // Hands over which views show a pixel, at which point, how near and how much of it, and returns what they leave.
+        let show = |frame: usize, x: usize, y: usize, add: &mut dyn FnMut(usize, [f32; 2], f32, f32)| {
             let (ray, mut left) = (lens.ray(x, y), 1.0);
             let cell = |at: usize| (at as f32 + 0.5) / side as f32 - 0.5;
             let seen = &seen[frame * views.len()..][..views.len()];
@@ -203,7 +210,7 @@ impl Views {
                 let (at, inside) = look_up(&lens, back, ray, nearness);
                 let share = share * inside;
                 if share > 0.0 {
-                    add(view, at, left * share);
+                    add(view, at, nearness, left * share);
                     left *= 1.0 - share;
                 }
                 if left == 0.0 {
@@ -214,7 +221,7 @@ impl Views {
         };
         let colour = |frame: usize, x: usize, y: usize| {
             let mut colour = [0.0; RGB];
-            let mut add = |view: usize, [x, y]: [f32; 2], share: f32| {
+            let mut add = |view: usize, [x, y]: [f32; 2], _: f32, share: f32| {
                 // bicubic, as frames are seen again and again: bilinear blurs them each time
                 let pixel = views[view].picture.sample(x, y);
                 colour.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += share * value.clamp(-1.0, 1.0));
@@ -223,7 +230,7 @@ impl Views {
             if left > 0.0 {
                 let (ray, (_, back)) = (lens.ray(x, y), &seen[(frame + 1) * views.len() - 1]);
                 let (at, _) = look_up(&lens, back, ray, ground_at(ray, &cameras[frame], eye));
-                add(views.len() - 1, at, left);
+                add(views.len() - 1, at, 0.0, left);
             }
             colour
         };
@@ -244,7 +251,13 @@ impl Views {
         let middle = |cell: usize| cell * side + side / 2;
         let leave = |line: usize, out: &mut [f32]| {
             for (column, out) in out.iter_mut().enumerate() {
-                *out = show(frames - 1, middle(column), middle(line), &mut |_, _, _| {});
+                let (x, y, mut far) = (middle(column), middle(line), 0.0);
+                let add = &mut |_: usize, _: [f32; 2], near: f32, share: f32| {
+                    far += if near * DISTANT < 1.0 { share } else { 0.0 }
+                };
+                let left = show(frames - 1, x, y, add);
+                let up = above(lens.ray(x, y), &cameras[frames - 1]);
+                *out = left + if -HORIZON[1] < up && up < HORIZON[0] { DOUBT * far } else { 0.0 };
             }
         };
         let unknown = Array::new(&shape, &Device::Cpu, |out| for_each_chunk(out, width, leave))?;
@@ -385,7 +398,8 @@ mod tests {
     #[test]
     fn what_comes_into_view_is_unknown_until_it_was_seen() {
         let mut views = Views::default();
-        let add = |views: &mut Views, camera| views.add(&frame(|_, _| 0.5), &flat(EYE), camera, false, SIDE).unwrap();
+        let wall = near(|out| out.fill(0.1));
+        let add = |views: &mut Views, camera| views.add(&frame(|_, _| 0.5), &wall, camera, false, SIDE).unwrap();
         let unknown = |views: &Views, yaw: f32| {
             let sight = views.see(&[look([0.0; 2]), look([yaw, 0.0])], EYE, &Device::Cpu).unwrap().unwrap();
             assert_eq!(sight.unknown.dims(), [CELLS; 2]);
@@ -399,6 +413,15 @@ mod tests {
         }
         add(&mut views, look([45.0, 0.0]));
         assert_eq!(unknown(&views, 20.0)(CELLS - 1, 0), 0.0, "a key frame shows it");
+    }
+
+    #[test]
+    fn what_is_far_away_is_in_doubt_at_the_horizon() {
+        let mut views = Views::default();
+        views.add(&frame(|_, _| 0.5), &flat(EYE), Camera::default(), false, SIDE).unwrap();
+        let sight = views.see(&[Camera::default()], EYE, &Device::Cpu).unwrap().unwrap();
+        let lines: Vec<_> = (0..CELLS).map(|line| sight.unknown[line * CELLS + CELLS / 2]).collect();
+        assert_eq!(lines, [0.0, 0.0, DOUBT, 0.0, 0.0, 0.0, 0.0, 0.0], "neither the sky above nor the ground");
     }
 
     #[test]
