@@ -50,7 +50,7 @@ impl Networks {
     /// Loads `config.json`, `vcn.safetensors`, `dit.safetensors` and, if the config says so, `edits.safetensors`.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) when a file cannot be read, [`Error::Model`](crate::Error::Model) when it is not what
+    /// [`Error::Io`] when a file cannot be read, [`Error::Model`] when it is not what
     /// it should be.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         Self::load_as(read_config(&folder.join("config.json"), Config::parse)?, folder, device)
