@@ -21,7 +21,7 @@ use crate::model::vcn::Vcn;
 use crate::model::{
     Heeded, Interrupt, ModelInfo, NoiseSource, Rollout, RolloutState, Settings, StageTimes, WorldModel,
 };
-use crate::{Controls, Error, Frame, FrameSize, Result};
+use crate::{Controls, Frame, FrameSize, Result};
 
 pub use world::World;
 
@@ -50,7 +50,7 @@ impl Networks {
     /// Loads `config.json`, `vcn.safetensors`, `dit.safetensors` and, if the config says so, `edits.safetensors`.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be read, [`Error::Model`] when it is not what
+    /// [`Error::Io`](crate::Error::Io) when a file cannot be read, [`Error::Model`](crate::Error::Model) when it is not what
     /// it should be.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         Self::load_as(read_config(&folder.join("config.json"), Config::parse)?, folder, device)
@@ -66,26 +66,21 @@ impl Networks {
     }
 
     fn load_as(config: Config, folder: &Path, device: &Device) -> Result<Self> {
-        let own = || {
-            let [vcn_weights, dit_weights] = networks(&config, folder)?.map(|index| Weights::new(index, device));
-            let vcn = Vcn::load(&vcn_weights.vars(), &config)?;
-            vcn_weights.finish()?;
-            let dit = DiT::load(&dit_weights.vars(), &config)?;
-            dit_weights.finish()?;
-            Ok::<_, Error>((vcn, dit, vcn_weights.parameters() + dit_weights.parameters()))
-        };
-        let editor = || {
-            let Some(changes) = edits(&config, folder)? else { return Ok((None, 0)) };
-            let (parameters, [_, dit]) = (changes.parameters(), networks(&config, folder)?);
+        let [vcn_weights, dit_weights] = networks(&config, folder)?.map(|index| Weights::new(index, device));
+        let vcn = Vcn::load(&vcn_weights.vars(), &config)?;
+        vcn_weights.finish()?;
+        let dit = DiT::load(&dit_weights.vars(), &config)?;
+        dit_weights.finish()?;
+        let mut parameters = vcn_weights.parameters() + dit_weights.parameters();
+        let mut editor = None;
+        if let Some(changes) = edits(&config, folder)? {
+            parameters += changes.parameters();
+            let [_, dit] = networks(&config, folder)?;
             let weights = Weights::new(dit, device).with_lora(Lora::new(changes, &Adapter::default(), device)?);
-            let editor = DiT::load(&weights.vars(), &config)?;
+            editor = Some(DiT::load(&weights.vars(), &config)?);
             weights.finish()?;
-            Ok::<_, Error>((Some(editor), parameters))
-        };
-        // at once, as a player waits for the first frame
-        let (own, editor) = rayon::join(own, editor);
-        let ((vcn, dit, parameters), (editor, changes)) = (own?, editor?);
-        Ok(Self { config, vcn, dit, editor, parameters: parameters + changes, device: device.clone() })
+        }
+        Ok(Self { config, vcn, dit, editor, parameters, device: device.clone() })
     }
 
     /// The DiT that denoises a chunk, by whether a block is broken or placed in it.
@@ -179,8 +174,8 @@ impl Dream {
     /// # Errors
     /// As of [`Networks::load`] and [`TextEncoder::load`].
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
-        let (networks, text) = rayon::join(|| Networks::load(folder, device), || TextEncoder::load(folder, device));
-        let (networks, text) = (networks?, text?);
+        let networks = Networks::load(folder, device)?;
+        let text = TextEncoder::load(folder, device)?;
         let config = &networks.config;
         let mut files = vec!["config.json", VCN, DIT, "text.json", "text.safetensors", "tokenizer.json"];
         files.extend(networks.editor.as_ref().map(|_| EDITS));
