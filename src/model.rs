@@ -92,7 +92,7 @@ pub struct Settings {
     /// Denoising steps for a chunk that has no past.
     pub first_steps: usize,
     /// How much a chunk that has no past follows the prompt: the scale of classifier-free guidance (Ho & Salimans
-    /// 2022), 1 (none) to 16. Above 1 its denoising takes twice as long.
+    /// 2022), 1 (none) to 16. Above 1 its denoising takes twice as long, and our own model guides later chunks, too.
     pub guidance: f32,
     /// Noise level at which the past is remembered, 0 (as made) to 0.5.
     pub context_noise: f32,

@@ -10,7 +10,7 @@ from walk import Walks, noised
 def test_a_cached_walk_is_the_rollout():
     torch.manual_seed(0)
     small = dict(width=32, heads=2)
-    c = Config(depth=True, latent=8, cond=16, stem=16, text=12, steps=2, first_steps=3, guidance=1.5,
+    c = Config(depth=True, latent=8, cond=16, stem=16, text=12, steps=2, first_steps=3, guidance=1.0,
                encoder=TrunkConfig(layers=1, temporal=[], offsets=[], **small),
                decoder=TrunkConfig(layers=2, temporal=[0, 1], offsets=[1], **small),
                dit=TrunkConfig(layers=3, temporal=[0, 1], offsets=[1, 2, 5, 9], **small))  # fmt: skip
@@ -21,7 +21,7 @@ def test_a_cached_walk_is_the_rollout():
     b, t, h, w = 2, 14, 2, 3
     controls, pitch, text = torch.randn(b, t, 2, 8), 0.1 * torch.randn(b, t), torch.randn(b, 1, 12).expand(b, t, 12)
     controls[..., 4:6] *= 15  # degrees: enough for key frames
-    controls[..., 6:8] = 0  # a walk is not guided where blocks are edited
+    controls[..., 6:8] = 0  # a walk guides neither edits nor, so the guidance above, words
     noise, eps = torch.randn(2, b, t, h * w, c.latent)
     expected = rollout(dit, vcn, noise[:, :0], controls, pitch, text, noise, eps, h, w)
     foreseen = vcn.foreseen(expected, controls, pitch, h, w)

@@ -107,7 +107,7 @@ class Walks:
     """B worlds that walk in step, each of its own age; `model.rollout` with the work of the past kept.
 
     Keys, values and remembered latents of the newest chunks and the frames in view stay; gradients reach the last denoising
-    step of a chunk alone, as the past is taken as given (Self Forcing, Huang et al. 2025). Edits are not guided. `watching` are DiTs that remember the
+    step of a chunk alone, as the past is taken as given (Self Forcing, Huang et al. 2025). Nothing is guided but the first chunk. `watching` are DiTs that remember the
     same worlds and dream nothing.
     """
 

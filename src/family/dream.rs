@@ -210,7 +210,7 @@ impl WorldModel for Dream {
     }
 
     fn gflop_per_chunk(&self, size: FrameSize, settings: Settings) -> f64 {
-        self.networks.config.flop_per_chunk(size, settings.steps) as f64 * 1e-9
+        self.networks.config.flop_per_chunk(size, settings.steps, settings.guidance) as f64 * 1e-9
     }
 
     fn open(self: Arc<Self>, size: FrameSize) -> Result<Box<dyn Rollout>> {

@@ -59,7 +59,8 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
             let config = &files.config;
             let parameters = [Some(&files.vcn), Some(&files.dit), files.edits.as_ref()];
             let parameters = parameters.into_iter().flatten().map(Index::parameters).sum::<usize>() + files.text;
-            let flop = config.flop_per_chunk(config.default_size(), config.steps) / config.frames_per_chunk;
+            let flop =
+                config.flop_per_chunk(config.default_size(), config.steps, config.guidance) / config.frames_per_chunk;
             let bytes = files.bytes();
             let world = WorldFacts {
                 bytes,

@@ -23,7 +23,6 @@ struct Chunk {
 #[derive(Default)]
 pub struct Memory {
     chunks: VecDeque<Chunk>,
-    /// The farthest that anyone looks back.
     reach: usize,
 }
 
@@ -31,6 +30,11 @@ impl Memory {
     /// An empty memory for blocks that look back by `offsets`.
     pub fn new(offsets: &[usize]) -> Self {
         Self { chunks: VecDeque::new(), reach: offsets.iter().copied().max().unwrap_or(0) }
+    }
+
+    /// The farthest that anyone looks back, in chunks.
+    pub fn reach(&self) -> usize {
+        self.reach
     }
 
     /// Remembers the next chunk, at whose end the camera stood at `camera`.

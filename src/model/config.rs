@@ -102,7 +102,7 @@ pub struct Config {
     pub steps: usize,
     /// Denoising steps of a chunk without a past.
     pub first_steps: usize,
-    /// Scale of classifier-free guidance for a chunk without a past, 1 to 16.
+    /// Scale of classifier-free guidance for a chunk without a past, 1 (none, for later chunks either) to 16.
     pub guidance: f32,
     /// Noise level at which the past is remembered.
     pub context_noise: f32,

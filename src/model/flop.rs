@@ -28,9 +28,9 @@ impl TrunkConfig {
 }
 
 impl Config {
-    /// Floating-point operations (a multiplication and an addition are two) of one chunk of `size`: foreseeing,
-    /// `steps` denoising steps, decoding and remembering.
-    pub fn flop_per_chunk(&self, size: FrameSize, steps: usize) -> usize {
+    /// Floating-point operations (a multiplication and an addition are two) of one chunk of `size` after dreamed ones: foreseeing,
+    /// `steps` denoising steps, of which the first asks twice if there is any `guidance`, decoding and remembering.
+    pub fn flop_per_chunk(&self, size: FrameSize, steps: usize, guidance: f32) -> usize {
         let tokens = size.pixels() / (self.patch * self.patch);
         let cells = size.pixels() / (Self::CELL * Self::CELL);
         let embed = 2 * tokens * 4 * self.latent * self.dit.width;
@@ -50,7 +50,7 @@ impl Config {
         let numbers = self.cells() * self.cells();
         let head = 2 * tokens * self.decoder.width * (self.decoder.width + 2 * numbers)
             + self.decoder.block_flop(tokens, self.cond);
-        foresee + steps * denoise + decode + usize::from(self.depth) * head + remember
+        foresee + (steps + usize::from(guidance > 1.0)) * denoise + decode + usize::from(self.depth) * head + remember
     }
 }
 
@@ -63,12 +63,12 @@ mod tests {
         let config = Config::parse(include_str!("../../tests/fixtures/parity/config.json")).unwrap();
         let size = config.default_size();
         let tokens = size.pixels() / (config.patch * config.patch);
-        let step = config.flop_per_chunk(size, 2) - config.flop_per_chunk(size, 1);
+        let step = config.flop_per_chunk(size, 2, 1.0) - config.flop_per_chunk(size, 1, 1.0);
         let weights = config.dit.layers * 12 * config.dit.width * config.dit.width;
         let attention = step as f64 / (2 * weights * tokens) as f64;
         assert!((1.0..1.6).contains(&attention), "{attention}");
         // Twice the area costs at least twice as much.
         let wide = FrameSize::new(2 * size.width, size.height);
-        assert!(config.flop_per_chunk(wide, 1) > 2 * config.flop_per_chunk(size, 1));
+        assert!(config.flop_per_chunk(wide, 1, 1.0) > 2 * config.flop_per_chunk(size, 1, 1.0));
     }
 }

@@ -13,10 +13,11 @@ pub fn levels(steps: usize) -> Levels {
     (0..steps).map(|i| i as f32 / steps as f32).collect()
 }
 
-/// Those of a chunk with a past: they lie later, as most of it is foreseen. What is drawn is nearer the truth, and what the louder
-/// noise brings in where nothing was foreseen keeps its edges. As in `train/model.py`.
+/// Those of a chunk after true frames: they lie later (timesteps shifted by 2, Esser et al. 2024), as most of it is foreseen. What
+/// is drawn is nearer the truth, and what the louder noise brings in where nothing was foreseen keeps its edges. As in
+/// `train/model.py`.
 pub fn next_levels(steps: usize) -> Levels {
-    levels(steps).into_iter().map(|level| 1.0 - (1.0 - level) * (1.0 - level).sqrt()).collect()
+    levels(steps).into_iter().map(|level| 2.0 * level / (1.0 + level)).collect()
 }
 
 /// Those of a chunk without a past: they lie nearest where noise begins to take shape, which decides what is to be seen.
@@ -50,20 +51,16 @@ pub fn remembered(latent: Array, noise: &Array, context_noise: f32) -> Result<Ar
     Ok(latent.zip(noise, run, |latent, noise| (latent * f64::from(own))? + (noise * f64::from(share))?)?)
 }
 
-/// How much louder noise is where nothing was foreseen: at the size that was trained, what comes into view stays empty.
-/// As in `train/model.py`.
-const LOUDER: f32 = 1.2;
-
-/// The noise `[tokens, latent]` of a chunk with a past, the louder the more of a token's cells is `unknown` `[tokens, cells]`, 0..1,
-/// on the CPU.
-pub fn louder(noise: &Array, unknown: &Array) -> Result<Array> {
+/// The noise `[tokens, latent]` of a chunk with a past, `louder` by this share the more of a token's cells is `unknown`
+/// `[tokens, cells]`, 0..1, on the CPU: at the size that was trained, what comes into view stays empty.
+pub fn louder(noise: &Array, unknown: &Array, louder: f32) -> Result<Array> {
     let ((tokens, latent), (known_of, cells)) = (noise.dims2()?, unknown.dims2()?);
     if known_of != tokens {
         return Err(candle_core::Error::msg(format!("{known_of} tokens are not {tokens}")).into());
     }
     let factors = Array::new(noise.dims(), noise.device(), |out| {
         for (out, unknown) in out.chunks_exact_mut(latent).zip(unknown.chunks_exact(cells)) {
-            out.fill(1.0 + LOUDER * unknown.iter().sum::<f32>() / cells as f32);
+            out.fill(1.0 + louder * unknown.iter().sum::<f32>() / cells as f32);
         }
     })?;
     Ok(factors.zip(noise, |factor, noise| factor * noise, |factor, noise| factor * noise)?)
@@ -82,7 +79,7 @@ mod tests {
     #[test]
     fn levels_rise_from_noise() {
         assert_eq!(levels(4)[..], [0.0, 0.25, 0.5, 0.75]);
-        assert_eq!(next_levels(4)[..], [0.0, 1.0 - 0.75 * 0.75_f32.sqrt(), 1.0 - 0.5 * 0.5_f32.sqrt(), 0.875]);
+        assert_eq!(next_levels(4)[..], [0.0, 0.4, 2.0 / 3.0, 1.5 / 1.75]);
         assert_eq!(first_levels(4)[..], [0.0, 0.0625, 0.25, 0.5625]);
     }
 
@@ -92,9 +89,8 @@ mod tests {
             Array::new(dims, &Device::Cpu, |out| out.copy_from_slice(numbers)).unwrap()
         };
         let noise = array(&[2, 3], &[1.0, -2.0, 0.0, 1.0, -2.0, 0.0]);
-        let loud = louder(&noise, &array(&[2, 2], &[0.0, 0.0, 1.0, 0.5])).unwrap();
-        let far = 1.0 + 0.75 * LOUDER;
-        assert_eq!(loud[..], [1.0, -2.0, 0.0, far, -2.0 * far, 0.0]);
-        assert!(louder(&noise, &array(&[3, 1], &[0.0; 3])).is_err());
+        let loud = louder(&noise, &array(&[2, 2], &[0.0, 0.0, 1.0, 0.5]), 2.0).unwrap();
+        assert_eq!(loud[..], [1.0, -2.0, 0.0, 2.5, -5.0, 0.0]);
+        assert!(louder(&noise, &array(&[3, 1], &[0.0; 3]), 1.0).is_err());
     }
 }

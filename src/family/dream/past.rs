@@ -30,6 +30,8 @@ pub struct Past {
     pub before: [Array; 2],
     /// What is still in view.
     pub views: Views,
+    /// Chunks dreamed since the last true one, as far as the DiT looks back.
+    dreamed: usize,
     pub dit: Memory,
     pub decoder: Memory,
 }
@@ -39,11 +41,13 @@ impl Past {
     pub fn new(networks: &Networks, camera: Camera, tokens: usize) -> Result<Self> {
         let c = &networks.config;
         let nothing = Array::zeros(&[tokens, c.latent], &networks.device)?;
+        let dit = Memory::new(&c.dit.offsets);
         Ok(Self {
             camera,
             before: [nothing.clone(), nothing],
             views: Views::default(),
-            dit: Memory::new(&c.dit.offsets),
+            dreamed: dit.reach(),
+            dit,
             decoder: Memory::new(&c.decoder.offsets),
         })
     }
@@ -51,6 +55,16 @@ impl Past {
     /// Whether nothing has been remembered.
     pub fn is_empty(&self) -> bool {
         self.views.is_empty()
+    }
+
+    /// Remembers that the newest chunk was dreamed, or that it is a true one.
+    pub fn count(&mut self, dreamed: bool) {
+        self.dreamed = if dreamed { (self.dreamed + 1).min(self.dit.reach()) } else { 0 };
+    }
+
+    /// Whether the DiT will see no true chunk when it dreams the next one.
+    pub fn is_dreamed(&self) -> bool {
+        self.dreamed >= self.dit.reach()
     }
 
     /// The chunk to come under `controls`, whose `features` are these.
@@ -96,6 +110,7 @@ impl Past {
         }
         self.views.save(state)?;
         state.insert("camera", Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
+        state.insert("dreamed", Tensor::new(&[self.dreamed as f32], &Device::Cpu)?);
         for (i, latent) in self.before.iter().enumerate() {
             state.insert(format!("before.{i}"), latent.tensor()?);
         }
@@ -111,6 +126,7 @@ impl Past {
             let (side, numbers) = (c.cells(), Config::CELL * Config::CELL * 3);
             past.views = Views::restore(state, &[dit.height * side, dit.width * side, numbers], Config::CELL)?;
             past.camera = state.camera("camera")?;
+            past.dreamed = state.tensor("dreamed", &[1])?.to_vec1::<f32>()?[0] as usize;
             for (i, latent) in past.before.iter_mut().enumerate() {
                 let name = format!("before.{i}");
                 *latent =

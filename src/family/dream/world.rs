@@ -58,6 +58,8 @@ struct Pending {
     decoder: Kept,
     /// Whether the past before it is to be forgotten.
     renewed: bool,
+    /// Whether it is no true one.
+    dreamed: bool,
 }
 
 /// Where the denoising of a chunk begins.
@@ -70,6 +72,16 @@ struct Beginning {
     /// The words that it is guided away from if it has no past.
     unwanted: Array,
 }
+
+/// How much louder noise is where nothing was foreseen. As in `train/model.py`.
+const LOUDER: f32 = 1.3;
+
+/// How far the first step of a chunk follows the words on a walk where the DiT sees no true frame: left to itself the world forgets
+/// them. As in `train/model.py`.
+const NEXT_GUIDANCE: f32 = 4.0;
+
+/// How much louder noise is where nothing was foreseen of such a chunk. As in `train/model.py`.
+const GUIDED_LOUDER: f32 = 0.5;
 
 /// How far a chunk in which a block is broken or placed goes on from what it would be without. As in `train/model.py`.
 const EDIT_GUIDANCE: f32 = 2.0;
@@ -85,6 +97,11 @@ fn unedited(controls: &[Controls]) -> SmallVec<[Controls; 4]> {
 /// Whether a block is broken or placed under `controls`.
 fn edited(controls: &[Controls]) -> bool {
     controls.iter().any(|c| c.break_block || c.place_block)
+}
+
+/// Whether there is a step in `controls`: all in view changes then, not its borders alone.
+fn walked(controls: &[Controls]) -> bool {
+    controls.iter().any(|c| c.forward != 0.0 || c.strafe != 0.0)
 }
 
 impl World {
@@ -196,6 +213,7 @@ impl World {
             edited: edited(controls),
             decoder: drawn.remembered,
             renewed: false,
+            dreamed: false,
         };
         self.remember(pending, noise)
     }
@@ -230,7 +248,8 @@ impl World {
         let start = Instant::now();
         let Settings { guidance, context_noise, .. } = self.settings;
         let edited = edited(controls);
-        let Beginning { past, levels, x, foreseen, unwanted } = self.begin(foreseen, noise, edited)?;
+        let follows = guidance > 1.0 && !edited && walked(controls) && self.past.is_dreamed();
+        let Beginning { past, levels, x, foreseen, unwanted } = self.begin(foreseen, noise, edited, follows)?;
         let past = past.as_ref().unwrap_or(&self.past);
         let taus: Levels = levels.iter().copied().chain([1.0 - context_noise]).collect();
         let conditions =
@@ -238,12 +257,14 @@ impl World {
         let edits = edited && !past.is_empty();
         let dit = networks.denoiser(edits);
         let prompted = conditions(dit, &self.text, &features)?;
-        // What it is guided away from, and how far.
+        // What it is guided away from, how far, and in how many steps.
         let away = if past.is_empty() && guidance > 1.0 {
-            Some((conditions(&networks.dit, &unwanted, &features)?, guidance))
+            Some((conditions(&networks.dit, &unwanted, &features)?, guidance, levels.len()))
         } else if edits {
             let unedited = networks.controls(&unedited(controls))?;
-            Some((conditions(&networks.dit, &self.text, &unedited)?, EDIT_GUIDANCE))
+            Some((conditions(&networks.dit, &self.text, &unedited)?, EDIT_GUIDANCE, levels.len()))
+        } else if follows {
+            Some((conditions(&networks.dit, &unwanted, &features)?, NEXT_GUIDANCE, 1))
         } else {
             None
         };
@@ -252,8 +273,10 @@ impl World {
             self.interrupt.check()?;
             let with = dit.denoise(x, &prompted.at(i)?, &known)?;
             match &away {
-                None => Ok(with),
-                Some((other, far)) => guided(&with, networks.dit.denoise(x, &other.at(i)?, &known)?, *far),
+                Some((other, far, steps)) if i < *steps => {
+                    guided(&with, networks.dit.denoise(x, &other.at(i)?, &known)?, *far)
+                }
+                _ => Ok(with),
             }
         })?;
         // It is the DiT itself that remembers.
@@ -278,24 +301,31 @@ impl World {
             edited,
             decoder: remembered,
             renewed: self.former.is_some(),
+            dreamed: true,
         });
         Ok((&pending.latent, &pending.cells))
     }
 
-    /// Where the denoising of the next chunk begins: at noise, louder where nothing was foreseen, or, if the prompt is new, at a noisy form of what was foreseen of it.
+    /// Where the denoising of the next chunk begins, if it is `edited` or if it `follows` the words: at noise, louder where nothing
+    /// was foreseen, or, if the prompt is new, at a noisy form of what was foreseen of it.
     fn begin(
         &self,
         Foreseen { latent: foreseen, unknown }: Foreseen,
         noise: &Array,
         edited: bool,
+        follows: bool,
     ) -> Result<Beginning> {
         let Settings { steps, first_steps, .. } = self.settings;
         Ok(match &self.former {
             None => {
-                let (levels, x) = match (self.past.is_empty(), edited) {
-                    (true, _) => (first_levels(first_steps), noise.clone()),
-                    (false, true) => (levels(EDIT_STEPS * steps), louder(noise, &unknown)?),
-                    (false, false) => (next_levels(steps), louder(noise, &unknown)?),
+                let (levels, x) = if self.past.is_empty() {
+                    (first_levels(first_steps), noise.clone())
+                } else if edited {
+                    (levels(EDIT_STEPS * steps), louder(noise, &unknown, LOUDER)?)
+                } else if follows {
+                    (levels(steps), louder(noise, &unknown, GUIDED_LOUDER)?)
+                } else {
+                    (next_levels(steps), louder(noise, &unknown, LOUDER)?)
                 };
                 let unwanted = Array::zeros(self.text.dims(), self.text.device())?;
                 Beginning { past: None, levels, x, foreseen, unwanted }
@@ -342,6 +372,7 @@ impl World {
         self.past.before.swap(0, 1);
         self.past.before[0] = latent;
         self.past.camera = chunk.camera;
+        self.past.count(chunk.dreamed);
         self.past.views.add(&chunk.cells, &chunk.nearness, chunk.camera, chunk.edited, Config::CELL)?;
         self.times.commit = start.elapsed();
         Ok(())

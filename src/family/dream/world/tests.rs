@@ -81,6 +81,31 @@ fn a_state_of_another_size_is_refused_and_changes_nothing() {
     assert_eq!(dream(&mut other, 2..4), dream(&mut twin, 2..4));
 }
 
+#[test]
+fn a_walk_follows_its_words_where_no_true_frame_is_seen() {
+    let size = FrameSize::new(48, 32);
+    let follows = |seen: bool, dreamed: u64, forward: f32| {
+        let mut before = world(size);
+        if seen {
+            let frame = Frame { size, rgb: vec![90; size.pixels() * 3] };
+            before.observe(&[frame], &[Controls::default()], &Noise { seed: 1, chunk: 0 }).unwrap();
+        }
+        dream(&mut before, 1..1 + dreamed);
+        let [without, with] = [1.0, 2.0].map(|guidance| {
+            let mut world = world(size);
+            world.set_state(&before.state().unwrap()).unwrap();
+            world.settings.guidance = guidance;
+            let controls = Controls { forward, look: [2.0, 0.0], ..Controls::default() };
+            world.step(&[controls; 2], &Noise { seed: 1, chunk: 20 }).unwrap()
+        });
+        with != without
+    };
+    assert!(follows(false, 1, 1.0));
+    assert!(!follows(false, 1, 0.0), "who only turns sees what stood at the sides");
+    assert!(!follows(true, 8, 1.0), "the farthest offset is 9");
+    assert!(follows(true, 9, 1.0));
+}
+
 /// The same networks with another line in their config.
 fn configured(part: &str, other: &str) -> Arc<Networks> {
     let (from, to) =
