@@ -12,6 +12,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use smallvec::SmallVec;
 
 use super::op::View;
+use super::threads::for_both_mut;
 
 /// Buffers that a thread keeps at most; the ones that have waited longest are given back.
 const MOST: usize = 256;
@@ -82,6 +83,34 @@ impl Array {
             _ => Held::Tensor(Tensor::from_slice(&numbers.0, dims, device)?),
         };
         Ok(Self { dims: dims.into(), held })
+    }
+
+    /// Two arrays of one shape, at once where two threads are at hand.
+    ///
+    /// # Errors
+    /// Those of `make`, of which each is asked for number 0 or 1, or an error when what it makes has another shape.
+    pub fn two<E: From<candle_core::Error> + Send>(
+        dims: &[usize],
+        device: &Device,
+        make: impl Fn(usize) -> std::result::Result<Self, E> + Sync,
+    ) -> std::result::Result<[Self; 2], E> {
+        if !device.is_cpu() {
+            return Ok([make(0)?, make(1)?]);
+        }
+        // Each thread keeps its own buffers.
+        let mut two = [(Buffer::any(dims.iter().product()), Ok(())), (Buffer::any(dims.iter().product()), Ok(()))];
+        for_both_mut(&mut two, |i, (out, done)| {
+            *done = make(i).and_then(|made| {
+                if made.dims() != dims {
+                    return Err(candle_core::Error::msg(format!("{:?} are not {dims:?}", made.dims())).into());
+                }
+                out.0.copy_from_slice(&made);
+                Ok(())
+            });
+        });
+        let [first, second] =
+            two.map(|(numbers, done)| done.map(|()| Self { dims: dims.into(), held: Held::Numbers(numbers) }));
+        Ok([first?, second?])
     }
 
     /// Zeros.
@@ -368,6 +397,7 @@ pub(crate) fn apply<T: Values>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::ThreadPool;
 
     fn array(dims: &[usize]) -> Array {
         Array::new(dims, &Device::Cpu, |out| (0..).zip(out).for_each(|(i, v)| *v = i as f32)).unwrap()
@@ -390,6 +420,27 @@ mod tests {
         let many: Vec<_> = (0..2 * MOST).map(|i| array(&[i + 1])).collect();
         drop(many);
         assert_eq!(SPARE.with_borrow(Vec::len), MOST);
+    }
+
+    #[test]
+    fn two_are_what_each_would_be() {
+        let two = |threads, dims: &[usize], fail: Option<usize>| {
+            ThreadPool::new(threads).unwrap().install(|| {
+                Array::two(dims, &Device::Cpu, |which| match fail {
+                    Some(failing) if failing == which => Err(candle_core::Error::msg(format!("{which} failed"))),
+                    _ => array(&[3, 40]).plus(&array(&[3, 40]).part(which, &[1, 40])?),
+                })
+            })
+        };
+        for threads in [1, 2, 3] {
+            let [first, second] = two(threads, &[3, 40], None).unwrap();
+            assert_eq!((first[41], second[41]), (42.0, 43.0));
+            for failing in [0, 1] {
+                let error = two(threads, &[3, 40], Some(failing)).err().unwrap().to_string();
+                assert!(error.contains(&format!("{failing} failed")), "{error}");
+            }
+            assert!(two(threads, &[40, 3], None).is_err());
+        }
     }
 
     #[test]

@@ -90,14 +90,8 @@ impl ThreadPool {
     /// Runs `work` with its kernels on this pool. Two threads that do so at once share nothing but the workers: whoever
     /// finds them busy does its work alone.
     pub fn install<R>(&self, work: impl FnOnce() -> R) -> R {
-        struct Restore(Option<(Arc<Shared>, usize)>);
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                CURRENT.set(self.0.take());
-            }
-        }
-        let _restore = Restore(CURRENT.replace(Some((Arc::clone(&self.shared), self.workers.len() + 1))));
-        self.isa.run(work)
+        let pool = (Arc::clone(&self.shared), self.workers.len() + 1);
+        with_pool(Some(pool), || self.isa.run(work))
     }
 }
 
@@ -110,6 +104,18 @@ impl Drop for ThreadPool {
             worker.join().ok();
         }
     }
+}
+
+/// Runs `work` with its kernels on `pool`, or alone.
+fn with_pool<R>(pool: Option<(Arc<Shared>, usize)>, work: impl FnOnce() -> R) -> R {
+    struct Restore(Option<(Arc<Shared>, usize)>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CURRENT.set(self.0.take());
+        }
+    }
+    let _restore = Restore(CURRENT.replace(pool));
+    work()
 }
 
 /// The number of threads that kernels called here run on.
@@ -135,6 +141,15 @@ pub(crate) fn for_each_mut<T: Send>(items: &mut [T], work: impl Fn(usize, &mut T
     let start = &start;
     // SAFETY: the number is below that of the items, and each comes once.
     for_each(items.len(), |i| work(i, unsafe { &mut *start.0.add(i) }));
+}
+
+/// Runs `work` on both items with their number, each on a thread of its own if the current pool has two: no core waits for the other
+/// then. More threads are better used by all of them on one item after the other.
+pub(crate) fn for_both_mut<T: Send>(items: &mut [T; 2], work: impl Fn(usize, &mut T) + Sync) {
+    match current_threads() {
+        2 => for_each_mut(items, |i, item| with_pool(None, || work(i, item))),
+        _ => (0..).zip(items).for_each(|(i, item)| work(i, item)),
+    }
 }
 
 /// Runs `work` on every `size` values with their number, on the current pool; the last part may be shorter.

@@ -271,12 +271,15 @@ impl World {
         let known = past.chunk(&networks, &camera, &self.dit_grid, &foreseen)?;
         let latent = sample(x, &levels, |x, i| {
             self.interrupt.check()?;
-            let with = dit.denoise(x, &prompted.at(i)?, &known)?;
+            let with = || dit.denoise(x, &prompted.at(i)?, &known);
             match &away {
                 Some((other, far, steps)) if i < *steps => {
-                    guided(&with, networks.dit.denoise(x, &other.at(i)?, &known)?, *far)
+                    let without = || networks.dit.denoise(x, &other.at(i)?, &known);
+                    let two = Array::two(x.dims(), x.device(), |which| if which == 0 { with() } else { without() })?;
+                    let [with, without] = two;
+                    guided(&with, without, *far)
                 }
-                _ => Ok(with),
+                _ => with(),
             }
         })?;
         // It is the DiT itself that remembers.
