@@ -25,7 +25,8 @@ import torch.nn.functional as F
 
 from export import load_model
 from geometry import CAMERA, CELL, camera, grid_positions, ground, look_up, motion, reckon, reproject
-from model import NEXT_GUIDANCE, control_features, rms_norm, rope_tables
+from model import control_features, rms_norm, rope_tables
+from sampler import NEXT_GUIDANCE
 
 # Rows, inputs and outputs of every kind of layer, and how many of it take turns: as in benches/kernels.rs.
 LAYERS = {

@@ -15,7 +15,8 @@ from data import Episodes, pick, to_float, training_sets
 from engine import Replay
 from export import load_model
 from geometry import camera, edited
-from model import DiT, next_levels, rms_norm
+from model import DiT, rms_norm
+from sampler import next_levels
 from text import TextEncoder
 from vcn import psnr
 from walk import FURTHEST, Walkers, Walks, noised, weigh

@@ -19,7 +19,7 @@ from dit import Captions, foresee_flops
 from export import load_model
 from geometry import camera, edited
 from lora import adapted
-from model import louder
+from sampler import louder
 from walk import Mind, Walks, noised
 
 RATE, RANK = 2e-3, 32

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora import adapted, changed, factors
-from model import VCN, Config, DiT, TrunkConfig, rollout
+from model import VCN, Config, DiT, TrunkConfig
+from sampler import rollout
 
 
 def load_model(folder, device="cpu"):

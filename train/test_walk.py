@@ -3,7 +3,8 @@
 import torch
 
 from geometry import CAMERA, CELL, Views, camera
-from model import VCN, Config, DiT, TrunkConfig, rollout
+from model import VCN, Config, DiT, TrunkConfig
+from sampler import rollout
 from walk import Walks, noised
 
 

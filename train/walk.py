@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from data import to_float
 from engine import Replay
 from geometry import CAMERA, Views, camera, edited, grid_positions, motion, pitched, reckon
-from model import EDIT_STEPS, control_features, louder, next_levels, rms_norm, rollout, rope_tables, sample_levels
+from model import control_features, rms_norm, rope_tables
+from sampler import EDIT_STEPS, louder, next_levels, rollout, sample_levels
 
 FURTHEST = 160  # chunks that a world walks before it begins anew
 TOGETHER = 16  # worlds begin at once
@@ -104,7 +105,7 @@ class Mind:
 
 
 class Walks:
-    """B worlds that walk in step, each of its own age; `model.rollout` with the work of the past kept.
+    """B worlds that walk in step, each of its own age; `sampler.rollout` with the work of the past kept.
 
     Keys, values and remembered latents of the newest chunks and the frames in view stay; gradients reach the last denoising
     step of a chunk alone, as the past is taken as given (Self Forcing, Huang et al. 2025). Nothing is guided but the first chunk. `watching` are DiTs that remember the

@@ -15,7 +15,7 @@ pub fn levels(steps: usize) -> Levels {
 
 /// Those of a chunk after true frames: they lie later (timesteps shifted by 2, Esser et al. 2024), as most of it is foreseen. What
 /// is drawn is nearer the truth, and what the louder noise brings in where nothing was foreseen keeps its edges. As in
-/// `train/model.py`.
+/// `train/sampler.py`.
 pub fn next_levels(steps: usize) -> Levels {
     levels(steps).into_iter().map(|level| 2.0 * level / (1.0 + level)).collect()
 }

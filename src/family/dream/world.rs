@@ -20,7 +20,7 @@ use crate::model::vcn::Drawn;
 use crate::model::{CONTEXT_NOISE_STEP, Interrupt, NoiseSource, RolloutState, Settings, StageTimes};
 use crate::{Controls, Error, Frame, FrameSize, Result};
 
-/// The signal level of a chunk that begins anew from what was foreseen of it. As in `train/model.py`.
+/// The signal level of a chunk that begins anew from what was foreseen of it. As in `train/sampler.py`.
 const RENEWED: f32 = 0.05;
 
 /// One world's memory, prompted with text embeddings.
@@ -73,20 +73,20 @@ struct Beginning {
     unwanted: Array,
 }
 
-/// How much louder noise is where nothing was foreseen. As in `train/model.py`.
+/// How much louder noise is where nothing was foreseen. As in `train/sampler.py`.
 const LOUDER: f32 = 1.3;
 
 /// How far the first step of a chunk follows the words on a walk where the DiT sees no true frame: left to itself the world forgets
-/// them. As in `train/model.py`.
+/// them. As in `train/sampler.py`.
 const NEXT_GUIDANCE: f32 = 4.0;
 
-/// How much louder noise is where nothing was foreseen of such a chunk. As in `train/model.py`.
+/// How much louder noise is where nothing was foreseen of such a chunk. As in `train/sampler.py`.
 const GUIDED_LOUDER: f32 = 0.5;
 
-/// How far a chunk in which a block is broken or placed goes on from what it would be without. As in `train/model.py`.
+/// How far a chunk in which a block is broken or placed goes on from what it would be without. As in `train/sampler.py`.
 const EDIT_GUIDANCE: f32 = 2.0;
 
-/// Times as many steps such a chunk takes: it is more than a correction of what was foreseen. As in `train/model.py`.
+/// Times as many steps such a chunk takes: it is more than a correction of what was foreseen. As in `train/sampler.py`.
 const EDIT_STEPS: usize = 2;
 
 /// The same controls with no block broken or placed.
