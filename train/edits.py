@@ -89,7 +89,7 @@ class Lesson:
         tau = torch.rand(copies * len(true), device=self.device)
         tau[: len(true)] = 0
         noisy = noised(true.repeat(copies, 1, 1), tau)
-        noisy[: len(true)] = louder(noisy[: len(true)], walks.unknown, walks.dit.c.patch)
+        noisy[: len(true)] = louder(noisy[: len(true)], walks.unseen, walks.dit.c.patch)
         answers = walks.predict(noisy, tau, *now, self.editor, walks.mind.recalls(now[3], walks.age))
         surprise = (true - now[-1]).square().mean(-1)
         return (answers.unflatten(0, (copies, -1)) - true).square().mean(-1), surprise / (surprise + NEW)

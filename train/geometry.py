@@ -191,6 +191,7 @@ class Views:
     DISTANT = 30  # what is further away than so many blocks may hide things, as fog does and hills do
     ABOVE, BELOW = 0.25, 0.12  # they come into view so far above the horizon, for one forward, or so far below
     DOUBT = 0.3  # how much of it is taken for unknown
+    BARE = 0.01  # it is bare as far as neighbouring pixels differ by less than this, of -1..1
 
     def __init__(self, count, height, width, eye, device=None):
         self.eye = eye
@@ -241,9 +242,9 @@ class Views:
 
     def see(self, cameras, most=MOST):
         """What cameras [B, F, CAMERA] see if nothing else moves [B, F, 3, H, W]: each pixel from the nearest key frame that knows it,
-        else from the last frame, and where that does not, as it goes on at its edge, over flat ground; and how much of that no view
-        shows in the middle of each cell of the last of them [B, H/CELL, W/CELL], and a part of what is far away, from which things come into
-        view.
+        else from the last frame, and where that does not, as it goes on at its edge, over flat ground; and of each cell of the last of
+        them [B, 2, H/CELL, W/CELL] how much no view shows in its middle, and a part of what is far away, from which things come into
+        view, and how much is far away and bare.
 
         A key frame comes before the last one, as that was drawn from it: what is drawn less often is sharper and nearer the truth. Each
         world has at most so many.
@@ -266,9 +267,13 @@ class Views:
             seen, left = seen + left * share * image, left * (1 - share)
         edge, _ = look_up(last[0], ground(now[:, 1], *last[0].shape[-2:], self.eye), last[2], now)
         down = slope(now[:, 1], *last[0].shape[-2:])
-        doubt = left + torch.where((down > -self.ABOVE) & (down < self.BELOW), self.DOUBT, 0)[:, None] * far
+        far = torch.where((down > -self.ABOVE) & (down < self.BELOW), 1, 0)[:, None] * far
+        seen = (seen + left * edge).unflatten(0, (b, f))
         middle = slice(CELL // 2, None, CELL)
-        return (seen + left * edge).unflatten(0, (b, f)), doubt.unflatten(0, (b, f))[:, -1, 0, middle, middle]
+        left, far = (x.unflatten(0, (b, f))[:, -1, 0, middle, middle] for x in (left, far))
+        cells = seen[:, -1].unflatten(-1, (-1, CELL)).unflatten(-3, (-1, CELL))  # B, 3, H/CELL, CELL, W/CELL, CELL
+        relief = F.avg_pool1d(cells.diff(dim=-1).abs().mean((1, 3, 5)), 3, 1, 1, count_include_pad=False)
+        return seen, torch.stack([left + self.DOUBT * far, far * torch.exp(-((relief / self.BARE) ** 2))], 1)
 
 
 def turned(controls):

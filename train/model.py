@@ -322,18 +322,18 @@ class VCN(nn.Module):
         return ground(pitch, h * self.sub, w * self.sub, self.c.eye)
 
     def foreseen(self, *clips, **options):
-        """What `foresee` tells of clips, without how much of it is unknown."""
+        """What `foresee` tells of clips, without what is unseen of them."""
         return self.foresee(*clips, **options)[0]
 
     def foresee(self, latents, controls, pitch, h, w, start=None):
         """Every chunk of clips as its past tells it if nothing but the camera moves: what `Views` see, encoded. latents
         [B, T or T-1, N, latent], controls [B, T, F, 8], pitch [B, T] at the end of chunks, the camera `start` [B, CAMERA] before the
-        first, if it matters -> [B, T, N, latent], 0 for the first; and how much of the last one is unknown, as of `Views.see`.
+        first, if it matters -> [B, T, N, latent], 0 for the first; and what is unseen of the last one, as of `Views.see`.
         """
         b, t, f = controls.shape[:3]
         if t == 1:
             cells = self.c.patch // CELL
-            return torch.zeros(b, 1, h * w, self.c.latent, device=controls.device), torch.ones(b, h * cells, w * cells, device=controls.device)
+            return torch.zeros(b, 1, h * w, self.c.latent, device=controls.device), torch.ones(b, 2, h * cells, w * cells, device=controls.device)
         past = controls[:, : t - 1]
         told = self.tell(latents[:, : t - 1], past, h, w)
         frames, near = self.draw(told, past, h, w)[:, :, -1].float(), self.nearness(told, past, pitch[:, : t - 1], h, w)
@@ -341,9 +341,9 @@ class VCN(nn.Module):
         views, seen = Views(b, *frames.shape[-2:], self.c.eye, frames.device), []
         for i in range(1, t):
             views.add(frames[:, i - 1], near[:, i - 1], cameras[:, i - 1, -1], edited(controls[:, i - 1]))
-            sight, unknown = views.see(cameras[:, i], min(i, views.MOST))
+            sight, unseen = views.see(cameras[:, i], min(i, views.MOST))
             seen.append(sight)
-        return F.pad(self.encode(torch.stack(seen, 1), controls[:, 1:]).float(), (0, 0, 0, 0, 1, 0)), unknown
+        return F.pad(self.encode(torch.stack(seen, 1), controls[:, 1:]).float(), (0, 0, 0, 0, 1, 0)), unseen
 
 
 # --- diffusion transformer --------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from model import VCN, DiT, rms_norm
 
 RENEWED = 0.05  # signal level of a chunk that begins from what was foreseen of it
 NEXT_GUIDANCE = 4.0  # of the first step of a chunk on a walk that sees no true one: left to itself the world forgets the words
-GUIDED_LOUDER = 0.5  # how much louder the noise of such a chunk is where nothing was foreseen
-LOUDER = 1.3  # how much louder the noise is where nothing was foreseen: at the size that was trained, what comes into view stays empty
+# How much louder the noise is where nothing was foreseen, and where what was is far away and bare:
+LOUDER = 1.3, 0.0  # at the size that was trained, what comes into view stays empty
+GUIDED_LOUDER = 0.5, 3.0  # in a chunk that is guided so: nothing would come out of a distance that is bare once
 EDIT_STEPS = 2  # times as many steps a chunk takes in which a block is broken or placed
 EDIT_GUIDANCE = 2.0  # how far a chunk in which a block is broken or placed goes on from what it would be without
 
@@ -29,9 +30,9 @@ def first_levels(steps):
     return [level * level for level in sample_levels(steps)]
 
 
-def louder(noise, unknown, patch, louder=LOUDER):
-    """Noise [B, N, C] of a chunk with a past, the louder the more of it is `unknown` [B, H/CELL, W/CELL], as of `Views.see`."""
-    return noise * (1 + louder * F.avg_pool2d(unknown, patch // CELL).flatten(1)[..., None])
+def louder(noise, unseen, patch, louder=LOUDER):
+    """Noise [B, N, C] of a chunk with a past, the louder the more of it is `unseen` [B, 2, H/CELL, W/CELL], as of `Views.see`."""
+    return noise * (1 + sum(by * x for by, x in zip(louder, F.avg_pool2d(unseen, patch // CELL).flatten(2).unbind(1)))[..., None])
 
 
 @torch.no_grad()
@@ -63,9 +64,9 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
             levels = [RENEWED, *(level for level in sample_levels(c.first_steps) if level > RENEWED)]
             x, begin, start = RENEWED * foreseen + (1 - RENEWED) * x, t, cameras[:, t - 1]
         steering = controls[:, begin : t + 1], pitch[:, begin : t + 1]
-        foreseen, unknown = vcn.foresee(latents[:, begin:], *steering, h, w, start)
+        foreseen, unseen = vcn.foresee(latents[:, begin:], *steering, h, w, start)
         if t > begin:
-            x = louder(x, unknown, c.patch, GUIDED_LOUDER if follows else LOUDER)
+            x = louder(x, unseen, c.patch, GUIDED_LOUDER if follows else LOUDER)
         past = (1 - c.context_noise) * latents[:, begin:] + c.context_noise * context_eps[:, begin:t]
         for now, after in zip(levels, levels[1:]):
             # the chunk under way stands in for itself in the context stream; no other chunk sees it there

@@ -121,7 +121,7 @@ class Walks:
         self.mind, *self.watching = (Mind(d, count, h, w, device) for d in (dit, *watching))
         self.drawn = Past(vcn.dec_blocks, count, n, device)
         self.age = torch.zeros(count, dtype=torch.long, device=device)
-        self.unknown = None  # how much of the chunk that was foreseen last, as of `Views.see`
+        self.unseen = None  # of the chunk that was foreseen last, as of `Views.see`
         self.rope_drawn = rope_tables(h, w, c.decoder.width // c.decoder.heads, device)
 
     def forget(self, rows):
@@ -134,7 +134,7 @@ class Walks:
     @torch.no_grad()
     def foresee(self, controls, pitch):
         """The next chunk if nothing but the camera moves [B, N, C], as of `VCN.foreseen`."""
-        frames, self.unknown = self.views.see(pitched(reckon(controls, self.cameras), pitch))
+        frames, self.unseen = self.views.see(pitched(reckon(controls, self.cameras), pitch))
         foreseen = self.vcn.encode(frames[:, None], controls[:, None])[:, 0].float()
         return foreseen * (self.age > 0)[:, None, None]
 
@@ -166,7 +166,7 @@ class Walks:
         after what these worlds remember, or the DiT that walks all else."""
         levels = sample_levels(EDIT_STEPS * self.steps) if mind else next_levels(self.steps)
         recalls = mind and self.mind.recalls(camera, self.age)
-        x = louder(noise, self.unknown, self.dit.c.patch)
+        x = louder(noise, self.unseen, self.dit.c.patch)
         for now, after in zip(levels, levels[1:]):
             with torch.set_grad_enabled(after == 1 and torch.is_grad_enabled()):
                 clean = self.predict(x, now, controls, pitch, text, camera, foreseen, mind, recalls)

@@ -51,16 +51,18 @@ pub fn remembered(latent: Array, noise: &Array, context_noise: f32) -> Result<Ar
     Ok(latent.zip(noise, run, |latent, noise| (latent * f64::from(own))? + (noise * f64::from(share))?)?)
 }
 
-/// The noise `[tokens, latent]` of a chunk with a past, `louder` by this share the more of a token's cells is `unknown`
-/// `[tokens, cells]`, 0..1, on the CPU: at the size that was trained, what comes into view stays empty.
-pub fn louder(noise: &Array, unknown: &Array, louder: f32) -> Result<Array> {
-    let ((tokens, latent), (known_of, cells)) = (noise.dims2()?, unknown.dims2()?);
-    if known_of != tokens {
-        return Err(candle_core::Error::msg(format!("{known_of} tokens are not {tokens}")).into());
+/// The noise `[tokens, latent]` of a chunk with a past, `louder` by these shares the more of a token's cells is unknown, and the more
+/// is far away and bare. `unseen` `[tokens, cells * 2]`, on the CPU, tells of each cell both, 0..1: at the size that was trained, what
+/// comes into view stays empty.
+pub fn louder(noise: &Array, unseen: &Array, louder: [f32; 2]) -> Result<Array> {
+    let ((tokens, latent), (known_of, numbers)) = (noise.dims2()?, unseen.dims2()?);
+    if known_of != tokens || numbers % 2 != 0 {
+        return Err(candle_core::Error::msg(format!("{tokens} tokens cannot be unseen as {:?}", unseen.dims())).into());
     }
     let factors = Array::new(noise.dims(), noise.device(), |out| {
-        for (out, unknown) in out.chunks_exact_mut(latent).zip(unknown.chunks_exact(cells)) {
-            out.fill(1.0 + louder * unknown.iter().sum::<f32>() / cells as f32);
+        for (out, unseen) in out.chunks_exact_mut(latent).zip(unseen.chunks_exact(numbers)) {
+            let sum = unseen.chunks_exact(2).map(|cell| cell[0] * louder[0] + cell[1] * louder[1]).sum::<f32>();
+            out.fill(1.0 + sum / (numbers / 2) as f32);
         }
     })?;
     Ok(factors.zip(noise, |factor, noise| factor * noise, |factor, noise| factor * noise)?)
@@ -84,13 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_louder_where_nothing_was_foreseen() {
+    fn noise_is_louder_where_something_may_come() {
         let array = |dims: &[usize], numbers: &[f32]| {
             Array::new(dims, &Device::Cpu, |out| out.copy_from_slice(numbers)).unwrap()
         };
         let noise = array(&[2, 3], &[1.0, -2.0, 0.0, 1.0, -2.0, 0.0]);
-        let loud = louder(&noise, &array(&[2, 2], &[0.0, 0.0, 1.0, 0.5]), 2.0).unwrap();
-        assert_eq!(loud[..], [1.0, -2.0, 0.0, 2.5, -5.0, 0.0]);
-        assert!(louder(&noise, &array(&[3, 1], &[0.0; 3]), 1.0).is_err());
+        let unseen = array(&[2, 4], &[0.0, 0.0, 0.0, 0.5, 1.0, 0.0, 0.5, 0.0]);
+        let loud = louder(&noise, &unseen, [2.0, 4.0]).unwrap();
+        assert_eq!(loud[..], [2.0, -4.0, 0.0, 2.5, -5.0, 0.0]);
+        assert!(louder(&noise, &array(&[3, 2], &[0.0; 6]), [1.0; 2]).is_err());
     }
 }

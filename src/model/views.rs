@@ -33,6 +33,8 @@ const DISTANT: f32 = 30.0;
 const HORIZON: [f32; 2] = [0.25, 0.12];
 /// How much of it is taken for unknown.
 const DOUBT: f32 = 0.3;
+/// It is bare as far as neighbouring pixels differ by less than this, of −1..1.
+const BARE: f32 = 0.01;
 
 /// The frames that a world goes on seeing: its last one, and key frames of other places until they are left behind.
 /// Twin of `Views` in `train/geometry.py`.
@@ -48,8 +50,8 @@ pub struct Sight {
     /// `[height, width, cameras * 3 * side * side]`, −1..1.
     pub cells: Array,
     /// How much of what the last camera sees in the middle of each cell no view shows, 0..1, and a part of what is far away, from which
-    /// things come into view: `[height, width]`, on the CPU.
-    pub unknown: Array,
+    /// things come into view; and how much is far away and bare: `[height, width, 2]`, on the CPU.
+    pub unseen: Array,
 }
 
 /// A frame and where it was seen from.
@@ -248,20 +250,36 @@ impl Views {
         };
         let dims = [height, width, frames * picture];
         let cells = Array::new(&dims, device, |out| for_each_chunk(out, width * frames * picture, draw))?;
+        let numbers = cells.numbers()?;
+        // How much neighbours in a line of pixels differ in a cell.
+        let relief = |line: usize, column: usize| {
+            let cell = &numbers[((line * width + column + 1) * frames - 1) * picture..][..picture];
+            let differences =
+                cell.chunks_exact(side).flat_map(|pixels| pixels.windows(2).map(|two| (two[1] - two[0]).abs()));
+            differences.sum::<f32>() / (RGB * side * (side - 1)) as f32
+        };
+        let bare = |line: usize, column: usize| {
+            let near = column.saturating_sub(1)..width.min(column + 2);
+            let count = near.len() as f32;
+            let mean = near.map(|column| relief(line, column)).sum::<f32>() / count;
+            (-(mean / BARE).powi(2)).exp()
+        };
         let middle = |cell: usize| cell * side + side / 2;
         let leave = |line: usize, out: &mut [f32]| {
-            for (column, out) in out.iter_mut().enumerate() {
+            for (column, out) in out.chunks_exact_mut(2).enumerate() {
                 let (x, y, mut far) = (middle(column), middle(line), 0.0);
                 let add = &mut |_: usize, _: [f32; 2], near: f32, share: f32| {
                     far += if near * DISTANT < 1.0 { share } else { 0.0 }
                 };
                 let left = show(frames - 1, x, y, add);
                 let up = above(lens.ray(x, y), &cameras[frames - 1]);
-                *out = left + if -HORIZON[1] < up && up < HORIZON[0] { DOUBT * far } else { 0.0 };
+                let far = if -HORIZON[1] < up && up < HORIZON[0] { far } else { 0.0 };
+                out[0] = left + DOUBT * far;
+                out[1] = if far > 0.0 { far * bare(line, column) } else { 0.0 };
             }
         };
-        let unknown = Array::new(&shape, &Device::Cpu, |out| for_each_chunk(out, width, leave))?;
-        Ok(Some(Sight { cells, unknown }))
+        let unseen = Array::new(&[height, width, 2], &Device::Cpu, |out| for_each_chunk(out, 2 * width, leave))?;
+        Ok(Some(Sight { cells, unseen }))
     }
 
     /// Adds all of it to `state`.
@@ -402,8 +420,8 @@ mod tests {
         let add = |views: &mut Views, camera| views.add(&frame(|_, _| 0.5), &wall, camera, false, SIDE).unwrap();
         let unknown = |views: &Views, yaw: f32| {
             let sight = views.see(&[look([0.0; 2]), look([yaw, 0.0])], EYE, &Device::Cpu).unwrap().unwrap();
-            assert_eq!(sight.unknown.dims(), [CELLS; 2]);
-            move |x: usize, y: usize| sight.unknown[y * CELLS + x]
+            assert_eq!(sight.unseen.dims(), [CELLS, CELLS, 2]);
+            move |x: usize, y: usize| sight.unseen[2 * (y * CELLS + x)]
         };
         add(&mut views, look([0.0; 2]));
         let (still, turned) = (unknown(&views, 0.0), unknown(&views, 20.0));
@@ -419,9 +437,18 @@ mod tests {
     fn what_is_far_away_is_in_doubt_at_the_horizon() {
         let mut views = Views::default();
         views.add(&frame(|_, _| 0.5), &flat(EYE), Camera::default(), false, SIDE).unwrap();
-        let sight = views.see(&[Camera::default()], EYE, &Device::Cpu).unwrap().unwrap();
-        let lines: Vec<_> = (0..CELLS).map(|line| sight.unknown[line * CELLS + CELLS / 2]).collect();
-        assert_eq!(lines, [0.0, 0.0, DOUBT, 0.0, 0.0, 0.0, 0.0, 0.0], "neither the sky above nor the ground");
+        let unseen = |views: &Views, which: usize| -> Vec<f32> {
+            let sight = views.see(&[Camera::default()], EYE, &Device::Cpu).unwrap().unwrap();
+            (0..CELLS).map(|line| sight.unseen[2 * (line * CELLS + CELLS / 2) + which]).collect()
+        };
+        assert_eq!(
+            unseen(&views, 0),
+            [0.0, 0.0, DOUBT, 0.0, 0.0, 0.0, 0.0, 0.0],
+            "neither the sky above nor the ground"
+        );
+        assert_eq!(unseen(&views, 1), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0], "nothing is to be seen there");
+        views.add(&frame(|x, _| (x % 2) as f32), &flat(EYE), Camera::default(), false, SIDE).unwrap();
+        assert!(unseen(&views, 0)[2] == DOUBT && unseen(&views, 1)[2] < 1e-6, "something is");
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::{Controls, Result};
 pub struct Foreseen {
     /// `[tokens, latent]`: zeros when nothing has been seen yet.
     pub latent: Array,
-    /// How much of each token's cells is unknown, 0..1: `[tokens, cells]`, on the CPU.
-    pub unknown: Array,
+    /// Of each of a token's cells how much is unknown, and how much far away and bare, 0..1: `[tokens, cells * 2]`, on the CPU.
+    pub unseen: Array,
 }
 
 /// What is remembered of the chunks so far.
@@ -78,14 +78,13 @@ impl Past {
         let cameras: SmallVec<[_; 4]> =
             (1..=controls.len()).map(|ticks| self.camera.after(&controls[..ticks])).collect();
         match self.views.see(&cameras, networks.config.eye, &networks.device)? {
-            Some(Sight { cells, unknown }) => {
-                let [height, width] = [encoder.height, encoder.width].map(|tokens| tokens * networks.config.cells());
-                let unknown = cells_to_tokens(&unknown.reshape(&[height, width, 1])?, networks.config.cells())?;
-                Ok(Foreseen { latent: networks.vcn.encode(cells, features, encoder)?, unknown })
+            Some(Sight { cells, unseen }) => {
+                let unseen = cells_to_tokens(&unseen, networks.config.cells())?;
+                Ok(Foreseen { latent: networks.vcn.encode(cells, features, encoder)?, unseen })
             }
             None => Ok(Foreseen {
                 latent: Array::zeros(self.before[0].dims(), &networks.device)?,
-                unknown: Array::new(&[encoder.tokens(), 1], &Device::Cpu, |unknown| unknown.fill(1.0))?,
+                unseen: Array::new(&[encoder.tokens(), 2], &Device::Cpu, |unseen| unseen.fill(1.0))?,
             }),
         }
     }

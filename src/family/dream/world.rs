@@ -73,15 +73,15 @@ struct Beginning {
     unwanted: Array,
 }
 
-/// How much louder noise is where nothing was foreseen. As in `train/sampler.py`.
-const LOUDER: f32 = 1.3;
+/// How much louder noise is where nothing was foreseen, and where what was is far away and bare. As in `train/sampler.py`.
+const LOUDER: [f32; 2] = [1.3, 0.0];
 
 /// How far the first step of a chunk follows the words on a walk where the DiT sees no true frame: left to itself the world forgets
 /// them. As in `train/sampler.py`.
 const NEXT_GUIDANCE: f32 = 4.0;
 
-/// How much louder noise is where nothing was foreseen of such a chunk. As in `train/sampler.py`.
-const GUIDED_LOUDER: f32 = 0.5;
+/// How much louder noise is in such a chunk: nothing would come out of a distance that is bare once. As in `train/sampler.py`.
+const GUIDED_LOUDER: [f32; 2] = [0.5, 3.0];
 
 /// How far a chunk in which a block is broken or placed goes on from what it would be without. As in `train/sampler.py`.
 const EDIT_GUIDANCE: f32 = 2.0;
@@ -313,7 +313,7 @@ impl World {
     /// was foreseen, or, if the prompt is new, at a noisy form of what was foreseen of it.
     fn begin(
         &self,
-        Foreseen { latent: foreseen, unknown }: Foreseen,
+        Foreseen { latent: foreseen, unseen }: Foreseen,
         noise: &Array,
         edited: bool,
         follows: bool,
@@ -324,11 +324,11 @@ impl World {
                 let (levels, x) = if self.past.is_empty() {
                     (first_levels(first_steps), noise.clone())
                 } else if edited {
-                    (levels(EDIT_STEPS * steps), louder(noise, &unknown, LOUDER)?)
+                    (levels(EDIT_STEPS * steps), louder(noise, &unseen, LOUDER)?)
                 } else if follows {
-                    (levels(steps), louder(noise, &unknown, GUIDED_LOUDER)?)
+                    (levels(steps), louder(noise, &unseen, GUIDED_LOUDER)?)
                 } else {
-                    (next_levels(steps), louder(noise, &unknown, LOUDER)?)
+                    (next_levels(steps), louder(noise, &unseen, LOUDER)?)
                 };
                 let unwanted = Array::zeros(self.text.dims(), self.text.device())?;
                 Beginning { past: None, levels, x, foreseen, unwanted }
