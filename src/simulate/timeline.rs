@@ -33,10 +33,10 @@ pub struct TimelineOptions {
 }
 
 impl Default for TimelineOptions {
-    /// A minute in chunks of a tenth of a second and 150 MB, in which the default model has snapshots at most a second apart for
-    /// four seconds and two for seven; four branches.
+    /// A minute in chunks of a tenth of a second and 130 MB, in which the default model has snapshots at most a second apart for
+    /// three seconds and three for ten; four branches.
     fn default() -> Self {
-        Self { chunks: 600, memory: 150_000_000, branches: 4 }
+        Self { chunks: 600, memory: 130_000_000, branches: 4 }
     }
 }
 
