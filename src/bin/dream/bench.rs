@@ -21,7 +21,7 @@ use crate::output::{loading, progress, say};
 /// Chunks before the clock starts.
 const WARM_UP: usize = 3;
 
-/// The part of a half after which a world is compared with itself: a minute of ten.
+/// The part of a half after which a world is measured, and at whose end it is compared with what it was then: a minute of ten.
 const PART: u32 = 5;
 
 /// Measure the speed of a model: half the time on the model thread in real time, half flat out
@@ -66,7 +66,7 @@ pub fn run(args: &Args, began: Instant) -> Result<()> {
         "shown_fps": round(live.shown_fps),
         "chunk_ms": {
             "p50": ms(&flat.chunks, 0.5), "p95": ms(&flat.chunks, 0.95), "max": ms(&flat.chunks, 1.0),
-            "aged": round(aged(&flat.chunks)),
+            "aged": round(aged(&flat.aged)),
         },
         "control_to_frame_ms": { "p50": ms(&live.delays, 0.5), "p95": ms(&live.delays, 0.95) },
         "spacing_ms": {
@@ -174,6 +174,8 @@ struct FlatOut {
     denoise: Vec<Duration>,
     decode: Vec<Duration>,
     commit: Vec<Duration>,
+    /// What the world took for each chunk of the last [`PART`], and what it took for one as it was after the first.
+    aged: Vec<[Duration; 2]>,
     travel: travel::Figures,
     memory: Memory,
 }
@@ -181,29 +183,40 @@ struct FlatOut {
 fn flat_out(args: &Args, model: &Arc<dyn WorldModel>, time: Duration) -> Result<FlatOut> {
     let settings = Some(args.world.settings(&**model)?);
     let options = SessionOptions { size: args.world.size, settings, ..world() };
-    let mut session = loading(|| Session::new(Arc::clone(model), options))?;
+    let open = || Session::new(Arc::clone(model), options.clone());
+    let mut session = loading(open)?;
     let mut times = FlatOut::default();
     let frames = model.info().frames_per_chunk;
-    let mut began = Instant::now();
-    for index in 0.. {
-        if index == WARM_UP {
-            began = Instant::now();
-        }
+    let make = |session: &mut Session, index: usize| -> Result<Duration> {
         let start = Instant::now();
         session.step(&vec![walking(index); frames])?;
         session.commit()?;
-        if index < WARM_UP {
-            continue;
-        }
-        times.chunks.push(start.elapsed());
+        Ok(start.elapsed())
+    };
+    for index in 0..WARM_UP {
+        make(&mut session, index)?;
+    }
+    let (began, mut young) = (Instant::now(), None);
+    for index in WARM_UP.. {
+        times.chunks.push(make(&mut session, index)?);
         let stages = session.times();
         times.foresee.push(stages.foresee);
         times.denoise.push(stages.denoise);
         times.decode.push(stages.decode);
         times.commit.push(stages.commit);
-        if times.memory[0].is_none() && began.elapsed() >= time / PART {
+        if young.is_none() && began.elapsed() >= time / PART {
             times.memory[0] = resident_mb();
+            young = Some(session.snapshot()?);
         }
+        if began.elapsed() >= time - time / PART {
+            break;
+        }
+    }
+    // In turn, as minutes of a machine differ by more than ages of a world.
+    let mut once = open()?;
+    young.iter().try_for_each(|young| once.restore(young))?;
+    for index in 0.. {
+        times.aged.push([make(&mut session, index)?, make(&mut once, index)?]);
         if began.elapsed() >= time {
             break;
         }
@@ -230,11 +243,10 @@ fn ms(times: &[Duration], quantile: f64) -> Option<f64> {
     Some(round(times.get(index.saturating_sub(1))?.as_secs_f64() * 1e3))
 }
 
-/// The median of the last [`PART`] of some times over that of the first.
-fn aged(times: &[Duration]) -> f64 {
-    let part = times.len().div_ceil(PART as usize);
-    let median = |times: &[Duration]| ms(times, 0.5).unwrap_or_default();
-    median(&times[times.len() - part..]) / median(&times[..part])
+/// The median of the first of such times over that of the second.
+fn aged(pairs: &[[Duration; 2]]) -> f64 {
+    let [old, young] = [0, 1].map(|which| ms(&pairs.iter().map(|pair| pair[which]).collect::<Vec<_>>(), 0.5));
+    old.unwrap_or_default() / young.unwrap_or_default()
 }
 
 /// The share of spacings that are off the frame time by more than half of it.
@@ -284,10 +296,10 @@ mod tests {
     }
 
     #[test]
-    fn a_world_is_aged_by_how_much_its_last_part_is_slower() {
-        let times: Vec<_> = [10, 20, 10, 90, 90, 90, 90, 15, 10, 15].map(Duration::from_millis).to_vec();
-        assert_eq!(aged(&times[..5]), 9.0);
-        assert_eq!(aged(&times), 1.0);
+    fn a_world_is_aged_by_how_much_slower_it_is_than_it_was() {
+        let times = [[10, 20], [30, 15], [90, 10], [20, 20]].map(|pair| pair.map(Duration::from_millis));
+        assert_eq!(aged(&times[..1]), 0.5);
+        assert_eq!(aged(&times), 20.0 / 15.0);
     }
 
     #[test]
