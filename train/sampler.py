@@ -10,7 +10,7 @@ RENEWED = 0.05  # signal level of a chunk that begins from what was foreseen of 
 NEXT_GUIDANCE = 4.0  # of the first step of a chunk on a walk that sees no true one: left to itself the world forgets the words
 # How much louder the noise is where nothing was foreseen, and where what was is far away and bare:
 LOUDER = 1.3, 0.0  # at the size that was trained, what comes into view stays empty
-GUIDED_LOUDER = 0.5, 3.0  # in a chunk that is guided so: nothing would come out of a distance that is bare once
+GUIDED_LOUDER = 0.5, 3.0  # in a chunk that is guided so; the latter after a whole past: nothing would come out of there any more
 EDIT_STEPS = 2  # times as many steps a chunk takes in which a block is broken or placed
 EDIT_GUIDANCE = 2.0  # how far a chunk in which a block is broken or placed goes on from what it would be without
 
@@ -66,7 +66,8 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
         steering = controls[:, begin : t + 1], pitch[:, begin : t + 1]
         foreseen, unseen = vcn.foresee(latents[:, begin:], *steering, h, w, start)
         if t > begin:
-            x = louder(x, unseen, c.patch, GUIDED_LOUDER if follows else LOUDER)
+            unknown, bare = GUIDED_LOUDER if follows else LOUDER
+            x = louder(x, unseen, c.patch, (unknown, bare if t - begin >= max(c.dit.offsets) else 0))
         past = (1 - c.context_noise) * latents[:, begin:] + c.context_noise * context_eps[:, begin:t]
         for now, after in zip(levels, levels[1:]):
             # the chunk under way stands in for itself in the context stream; no other chunk sees it there

@@ -67,6 +67,11 @@ impl Past {
         self.dreamed >= self.dit.reach()
     }
 
+    /// Whether the DiT looks back to no more chunks than there are.
+    pub fn is_long(&self) -> bool {
+        self.dit.back(self.dit.reach()).is_some()
+    }
+
     /// The chunk to come under `controls`, whose `features` are these.
     pub fn foresee(
         &self,

@@ -80,7 +80,8 @@ const LOUDER: [f32; 2] = [1.3, 0.0];
 /// them. As in `train/sampler.py`.
 const NEXT_GUIDANCE: f32 = 4.0;
 
-/// How much louder noise is in such a chunk: nothing would come out of a distance that is bare once. As in `train/sampler.py`.
+/// How much louder noise is in such a chunk; where it is bare once the DiT looks back to as much as it can, as nothing would come
+/// out of there any more. What has just begun is as bare as its words say. As in `train/sampler.py`.
 const GUIDED_LOUDER: [f32; 2] = [0.5, 3.0];
 
 /// How far a chunk in which a block is broken or placed goes on from what it would be without. As in `train/sampler.py`.
@@ -326,7 +327,9 @@ impl World {
                 } else if edited {
                     (levels(EDIT_STEPS * steps), louder(noise, &unseen, LOUDER)?)
                 } else if follows {
-                    (levels(steps), louder(noise, &unseen, GUIDED_LOUDER)?)
+                    let [unknown, bare] = GUIDED_LOUDER;
+                    let bare = if self.past.is_long() { bare } else { 0.0 };
+                    (levels(steps), louder(noise, &unseen, [unknown, bare])?)
                 } else {
                     (next_levels(steps), louder(noise, &unseen, LOUDER)?)
                 };
