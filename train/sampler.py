@@ -41,7 +41,8 @@ def rollout(dit: DiT, vcn: VCN, first, controls, pitch, text, noise, context_eps
 
     controls [B, T, F, 8], pitch [B, T], text [B, T, text], noise and context_eps [B, T, N, C]. Deterministic (DDIM, Song et al. 2021):
     x moves on the line between its noise and the present prediction. Finished latents are put back on their
-    unit-RMS sphere and remembered at level 1 - context_noise. Noise is louder where nothing was foreseen. On a walk a chunk that
+    unit-RMS sphere and remembered at level 1 - context_noise. Noise is louder where nothing was foreseen, and of a guided chunk in a bare
+    distance. On a walk a chunk that
     sees no true one follows the words: its first step is guided. Where the text changes, the past ends: the chunk begins anew from what was
     foreseen of it, made noisy (SDEdit, Meng et al. 2022), and is guided away from the words before. A chunk in which a block is broken
     or placed is dreamed by `editor`, if there is one, and guided away from what it would be without. -> latents [B, T, N, C].
