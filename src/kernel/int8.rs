@@ -1,7 +1,8 @@
 //! Products of 8-bit numbers: weights rounded to a scale per output, inputs to a scale per row when they come.
 //!
 //! Sums are whole numbers, so every CPU finds the same ones. An input is kept as a number from 1 to 255, 128 more than it
-//! means, because the multiplier takes one side without sign (`vpdpbusd`); what the 128 add is known and taken off.
+//! means, because the multiplier takes one side without sign (`vpdpbusd`); what the 128 add is known and taken off. The weights
+//! of two neighbouring inputs are 128 together at most, so that their products fit the 16 bits that AVX2 sums them in.
 
 use std::cell::RefCell;
 
@@ -15,7 +16,7 @@ use super::threads::{current_threads, for_each, for_each_mut};
 const GROUP: usize = 4;
 /// What an input is stored with beyond what it means.
 const ZERO: u8 = 128;
-/// The largest rounded number.
+/// The largest rounded input; of weights, two neighbours share as much before they are rounded.
 const LARGEST: f32 = 127.0;
 /// Tiles handled by one task.
 const TILES: usize = 8;
@@ -37,7 +38,7 @@ pub struct Int8 {
 }
 
 impl Int8 {
-    /// Rounds each column to 255 steps.
+    /// Rounds each column to as many steps as its neighbours allow.
     pub fn new(packed: &Packed) -> Self {
         let (k, n) = (packed.k, packed.n);
         let height = k.div_ceil(GROUP);
@@ -46,7 +47,8 @@ impl Int8 {
         for panel in 0..packed.panels() {
             let rows = packed.panel(panel);
             for (column, excess) in excess[panel].iter_mut().enumerate() {
-                let most = rows.iter().map(|row| row.0[column].abs()).fold(0.0, f32::max);
+                let pairs = rows.chunks(2).map(|pair| pair.iter().map(|row| row.0[column].abs()).sum());
+                let most = pairs.fold(0.0, f32::max);
                 scales[panel].0[column] = most / LARGEST;
                 let steps = if most > 0.0 { LARGEST / most } else { 0.0 };
                 for (index, row) in rows.iter().enumerate() {
@@ -65,42 +67,16 @@ impl Int8 {
     }
 }
 
-/// The rounded inputs of one tile of rows; at 16 bits as well, where the CPU [`widens`].
+/// The rounded inputs of one tile of rows.
 #[derive(Default)]
 struct Inputs {
     values: Vec<u8>,
-    wide: Vec<i16>,
     scales: [f32; MR],
 }
 
-/// Whether this CPU multiplies best at 16 bits.
-fn widens() -> bool {
-    Isa::current() != Isa::Portable && !has_vnni()
-}
-
+#[cfg(target_arch = "x86_64")]
 fn has_vnni() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return Isa::current() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-simd! {
-    fn widen_inputs(values: &[u8], wide: &mut [i16]) {
-        for (wide, &value) in wide.iter_mut().zip(values) {
-            *wide = i16::from(value);
-        }
-    }
-}
-
-simd! {
-    fn widen_weights(groups: &[Group], wide: &mut [i16]) {
-        for (wide, group) in wide.chunks_exact_mut(GROUP * NR).zip(groups) {
-            for (wide, &value) in wide.iter_mut().zip(group.0.as_flattened()) {
-                *wide = i16::from(value);
-            }
-        }
-    }
+    Isa::current() == Isa::Avx512 && is_x86_feature_detected!("avx512vnni")
 }
 
 simd! {
@@ -120,24 +96,19 @@ simd! {
 /// Whole sums of a tile.
 type Sums = [[i32; NR]; MR];
 
-/// `sums = A B` for `rows` rows of A, each of `GROUP * b.len()` numbers, and one panel of B, whose `wide` is read where the
-/// CPU [`widens`].
+/// `sums = A B` for `rows` rows of A, each of `GROUP * b.len()` numbers, and one panel of B.
 #[inline]
-fn multiply(rows: usize, a: &Inputs, b: &[Group], wide: &[i16], sums: &mut Sums) {
-    let length = rows * GROUP * b.len();
-    assert!((1..=MR).contains(&rows) && a.values.len() >= length);
-    assert!(!widens() || (a.wide.len() >= length && wide.len() >= GROUP * NR * b.len()));
+fn multiply(rows: usize, a: &[u8], b: &[Group], sums: &mut Sums) {
+    assert!((1..=MR).contains(&rows) && a.len() >= rows * GROUP * b.len());
     #[cfg(target_arch = "x86_64")]
-    if has_vnni() {
-        // SAFETY: the CPU has the features, and the assertions cover every element that is read.
-        return unsafe { vnni::multiply(rows, a.values.as_ptr(), b, sums) };
-    }
-    #[cfg(target_arch = "x86_64")]
-    if widens() {
+    match Isa::current() {
+        Isa::Portable => {}
+        // SAFETY: the CPU has the features, and the assertion covers every element that is read.
+        _ if has_vnni() => return unsafe { vnni::multiply(rows, a.as_ptr(), b, sums) },
         // SAFETY: as above.
-        return unsafe { avx2::multiply(rows, b.len(), a.wide.as_ptr(), wide.as_ptr(), sums) };
+        _ => return unsafe { avx2::multiply(rows, a.as_ptr(), b, sums) },
     }
-    multiply_portable(rows, &a.values, b, sums);
+    multiply_portable(rows, a, b, sums);
 }
 
 fn multiply_portable(rows: usize, a: &[u8], b: &[Group], sums: &mut Sums) {
@@ -195,53 +166,61 @@ mod vnni {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::{GROUP, NR, Sums};
+    use super::{GROUP, Group, NR, Sums};
     use crate::kernel::gemm::with_rows;
     use std::arch::x86_64::{
-        _mm256_add_epi32, _mm256_hadd_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_permute4x64_epi64,
-        _mm256_set1_epi64x, _mm256_setzero_si256, _mm256_storeu_si256,
+        _mm256_add_epi32, _mm256_load_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi16,
+        _mm256_set1_epi32, _mm256_setzero_si256, _mm256_storeu_si256,
     };
 
     /// Rows and columns whose sums fit the registers.
     const ROWS: usize = 6;
-    const COLUMNS: usize = 8;
+    const COLUMNS: usize = 16;
 
-    /// As the others, at 16 bits: two products of 8 bits cannot overflow the sum, and widening costs nothing here.
+    /// As the others; the sum of two products must fit 16 bits.
     ///
     /// # Safety
-    /// The CPU needs AVX2; `a` must be readable for `rows` rows of `GROUP * height` numbers, `b` for `GROUP * NR * height`.
-    pub unsafe fn multiply(rows: usize, height: usize, a: *const i16, b: *const i16, sums: &mut Sums) {
-        for first in (0..rows).step_by(ROWS) {
-            let a = a.wrapping_add(first * GROUP * height);
-            for column in (0..NR).step_by(COLUMNS) {
-                let (b, sums) = (b.wrapping_add(column * GROUP), &mut sums[first..]);
-                // SAFETY: promised by the caller.
-                unsafe { with_rows!(ROWS.min(rows - first), few(height, a, b, sums, column), 1 2 3 4 5 6) }
+    /// The CPU needs AVX2; `a` must be readable for `rows` rows of `GROUP * b.len()` bytes.
+    pub unsafe fn multiply(rows: usize, a: *const u8, b: &[Group], sums: &mut Sums) {
+        // A high tile in two halves, because a low remainder would wait for its own sums.
+        let first = if rows > ROWS { rows.div_ceil(2) } else { rows };
+        let (upper, lower) = sums.split_at_mut(first);
+        for column in (0..NR).step_by(COLUMNS) {
+            // SAFETY: promised by the caller.
+            unsafe {
+                with_rows!(first, few(a, b, upper, column), 1 2 3 4 5 6);
+                if rows > first {
+                    let a = a.wrapping_add(first * GROUP * b.len());
+                    with_rows!(rows - first, few(a, b, lower, column), 1 2 3 4 5 6);
+                }
             }
         }
     }
 
     #[target_feature(enable = "avx2")]
-    unsafe fn few<const M: usize>(height: usize, a: *const i16, b: *const i16, out: &mut [[i32; NR]], column: usize) {
+    unsafe fn few<const M: usize>(a: *const u8, b: &[Group], out: &mut [[i32; NR]], column: usize) {
+        let lda = GROUP * b.len();
+        let ones = _mm256_set1_epi16(1);
         let mut sums = [[_mm256_setzero_si256(); 2]; M];
-        let (mut a, mut b, lda) = (a, b, GROUP * height);
-        // SAFETY: readable by the caller's promise; eight columns of a group are 32 numbers.
+        // SAFETY: 16 columns of a group are 64 aligned bytes; A is readable by the caller's promise.
         unsafe {
-            for _ in 0..height {
-                let y = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.wrapping_add(16).cast())];
+            let mut values = a;
+            for group in b {
+                let start = group.0[column..][..COLUMNS].as_ptr();
+                let y = [_mm256_load_si256(start.cast()), _mm256_load_si256(start.wrapping_add(8).cast())];
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    let x = a.wrapping_add(i.wrapping_mul(lda)).cast::<i64>();
-                    let x = _mm256_set1_epi64x(x.read_unaligned());
+                    let x = values.wrapping_add(i.wrapping_mul(lda)).cast::<i32>();
+                    let x = _mm256_set1_epi32(x.read_unaligned());
                     for (sum, y) in sums.iter_mut().zip(y) {
-                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, y));
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, y), ones));
                     }
                 }
-                (a, b) = (a.wrapping_add(GROUP), b.wrapping_add(GROUP * NR));
+                values = values.wrapping_add(GROUP);
             }
             for (sums, out) in sums.iter().zip(out) {
-                // Each column's two sums are neighbours; adding them leaves columns 0 1 4 5 2 3 6 7.
-                let sums = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(sums[0], sums[1]));
-                _mm256_storeu_si256(out[column..][..COLUMNS].as_mut_ptr().cast(), sums);
+                let out: *mut i32 = out[column..][..COLUMNS].as_mut_ptr();
+                _mm256_storeu_si256(out.cast(), sums[0]);
+                _mm256_storeu_si256(out.wrapping_add(8).cast(), sums[1]);
             }
         }
     }
@@ -264,7 +243,6 @@ where
     E: Fn(usize, usize, usize, &Tile, SharedOut) + Send + Sync,
 {
     thread_local!(static INPUTS: RefCell<Vec<Inputs>> = const { RefCell::new(Vec::new()) });
-    thread_local!(static WEIGHTS: RefCell<Vec<i16>> = const { RefCell::new(Vec::new()) });
     let (k, n) = (b.k, b.n);
     let m = a.len().checked_div(k).unwrap_or(0);
     assert!(a.len() == m * k && out.len() == m * n);
@@ -283,10 +261,6 @@ where
             for (row, rounded) in inputs.values.chunks_exact_mut(stride).enumerate() {
                 inputs.scales[row] = round(&a[(first + row) * k..][..k], &mut rounded[..k]);
             }
-            if widens() {
-                inputs.wide.resize(rows * stride, 0);
-                widen_inputs(&inputs.values, &mut inputs.wide);
-            }
         });
         let inputs = &*inputs;
         let groups = Parts::new(tiles.len(), TILES);
@@ -297,20 +271,14 @@ where
             let (first_tile, count) = groups.at(task / panels.len());
             let (first_panel, width) = panels.at(task % panels.len());
             let (mut sums, mut tile) = ([[0; NR]; MR], Tile::default());
-            WEIGHTS.with_borrow_mut(|wide| {
-                for panel in first_panel..first_panel + width {
-                    if widens() {
-                        wide.resize(NR * stride, 0);
-                        widen_weights(b.panel(panel), wide);
-                    }
-                    for index in first_tile..first_tile + count {
-                        let ((row, rows), inputs) = (tiles.at(index), &inputs[index]);
-                        multiply(rows, inputs, b.panel(panel), wide, &mut sums);
-                        means(rows, &sums, &inputs.scales, &b.scales[panel], &b.excess[panel], &mut tile);
-                        finish(row, rows, panel * NR, &tile, out);
-                    }
+            for panel in first_panel..first_panel + width {
+                for index in first_tile..first_tile + count {
+                    let ((row, rows), inputs) = (tiles.at(index), &inputs[index]);
+                    multiply(rows, &inputs.values, b.panel(panel), &mut sums);
+                    means(rows, &sums, &inputs.scales, &b.scales[panel], &b.excess[panel], &mut tile);
+                    finish(row, rows, panel * NR, &tile, out);
                 }
-            });
+            }
         });
     });
 }
@@ -333,13 +301,8 @@ mod tests {
         }
         #[cfg(target_arch = "x86_64")]
         if Isa::of_cpu().any(|isa| isa == Isa::Avx2) {
-            kernels.push(|rows, a, b, sums| {
-                let (mut wide_a, mut wide_b) = (vec![0; a.len()], vec![0; GROUP * NR * b.len()]);
-                widen_inputs(a, &mut wide_a);
-                widen_weights(b, &mut wide_b);
-                // SAFETY: as above.
-                unsafe { avx2::multiply(rows, b.len(), wide_a.as_ptr(), wide_b.as_ptr(), sums) }
-            });
+            // SAFETY: as above.
+            kernels.push(|rows, a, b, sums| unsafe { avx2::multiply(rows, a.as_ptr(), b, sums) });
         }
         kernels
     }
@@ -350,10 +313,14 @@ mod tests {
         #[test]
         fn every_cpu_finds_the_same_sums(rows in 1..=MR, height in 0..40_usize, bytes in proptest::collection::vec(any::<u8>(), 173)) {
             let a: Vec<u8> = bytes.iter().cycle().take(rows * height * GROUP).copied().collect();
-            let value = |at: usize| bytes[at % 171].wrapping_mul(31) as i8;
-            let b: Vec<_> = (0..height)
-                .map(|i| Group(std::array::from_fn(|j| std::array::from_fn(|l| value(i * 128 + j * 4 + l)))))
-                .collect();
+            // Any weight, and of 128 what it leaves to its neighbour.
+            let pair = |at: usize| {
+                let one = bytes[at % 171].wrapping_mul(31) as i8;
+                let other = (128 - i16::from(one).abs()).min(127) as i8;
+                if bytes[at % 167] % 2 == 0 { [one, other] } else { [other, one.wrapping_neg()] }
+            };
+            let group = |at: usize| [pair(at), pair(at + 1)].concat().try_into().expect("four weights");
+            let b: Vec<_> = (0..height).map(|i| Group(std::array::from_fn(|j| group(i * 64 + j * 2)))).collect();
             let run = |kernel: Kernel| {
                 let mut sums = [[0; NR]; MR];
                 kernel(rows, &a, &b, &mut sums);
@@ -383,8 +350,8 @@ mod tests {
             for i in 0..m {
                 for j in 0..n {
                     let exact: f32 = (0..k).map(|p| a[i * k + p] * b[p * n + j]).sum();
-                    // Half a step of each factor, in every product.
-                    let bound = k as f32 * (2.0 * 0.5 / LARGEST + 0.25 / (LARGEST * LARGEST)) + 1e-4;
+                    // Half a step of each factor, in every product; two weights of up to 1 share the steps.
+                    let bound = k as f32 * (3.0 * 0.5 / LARGEST + 2.0 * 0.25 / (LARGEST * LARGEST)) + 1e-4;
                     prop_assert!((out[i * n + j] - exact).abs() < bound, "{} is not {exact}", out[i * n + j]);
                 }
             }
