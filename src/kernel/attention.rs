@@ -18,7 +18,7 @@ use super::threads::for_each;
 pub const FLOW_DIM: usize = 4;
 
 /// Queries of one task: their scores against all keys stay in the second-level cache.
-const QUERIES: usize = 24;
+const QUERIES: usize = 32;
 
 /// The keys and values of one segment. Clones are the same one.
 #[derive(Clone)]
