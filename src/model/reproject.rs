@@ -3,7 +3,7 @@
 //! A frame's nearness is one over the blocks to what each of its cells shows, across the line of sight; 0 is infinitely far.
 
 use super::action::Camera;
-use super::warp::{Lens, between};
+use super::warp::{Lens, between, floor};
 use crate::kernel::with_scratch;
 
 /// Of the way to a thing: it fades from there to twice that, and is behind a camera that came closer.
@@ -79,7 +79,7 @@ pub(super) fn splat(nearness: &[f32], carry: &Carry, [height, width]: [usize; 2]
             }
             let [x, y] = lens.point([x, y, z]);
             let near = near / z;
-            let (left, top) = (x.floor(), y.floor());
+            let (left, top) = (floor(x) as f32, floor(y) as f32);
             for (column, along) in [(left, left + 1.0 - x), (left + 1.0, x - left)] {
                 for (line, down) in [(top, top + 1.0 - y), (top + 1.0, y - top)] {
                     let inside = |at: f32, count: usize| at >= 0.0 && at < count as f32;
