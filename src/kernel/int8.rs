@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 
 use super::gemm::{MR, NR, Packed, Parts, Row, Tile};
+#[cfg(target_arch = "x86_64")]
 use super::isa::Isa;
 use super::math::{largest, simd};
 use super::op::SharedOut;
@@ -286,6 +287,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Isa;
     use crate::kernel::gemm::store;
     use proptest::prelude::*;
 
