@@ -2,16 +2,18 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::ops::Range;
+use std::mem;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use candle_core::{D, Device, Result, Tensor, bail};
 use smallvec::SmallVec;
 
 use super::array::{Array, Values};
-use super::gemm::{NR, Packed, Parts, SharedPacked, Tile, multiply, split, tiles, with_scratch};
+use super::gemm::{NR, Packed, Parts, Row, SharedPacked, Tile, multiply, split, tiles, with_scratch};
 use super::math::{exp, max, simd, sum};
 use super::op::SharedOut;
+use super::pages::Pages;
 use super::threads::for_each;
 
 /// Length of the feature vectors whose products are a flow bias.
@@ -24,6 +26,20 @@ const QUERIES: usize = 32;
 #[derive(Clone)]
 pub struct KeyValues {
     held: Held,
+    layout: Layout,
+}
+
+#[derive(Clone)]
+enum Held {
+    /// On the CPU, packed for the product.
+    Packed(Reused),
+    /// Elsewhere: keys, values and features `[tokens, FLOW_DIM]` as they were given.
+    Given([Tensor; 2], Option<Tensor>),
+}
+
+/// What a segment is of.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct Layout {
     tokens: usize,
     heads: usize,
     head_dim: usize,
@@ -31,77 +47,92 @@ pub struct KeyValues {
     biased: bool,
 }
 
-#[derive(Clone)]
-enum Held {
-    /// On the CPU: keys, with their features below, and values of every head, packed for the product.
-    Packed(Heads),
-    /// Elsewhere: keys, values and features `[tokens, FLOW_DIM]` as they were given.
-    Given([Tensor; 2], Option<Tensor>),
+impl Layout {
+    fn width(self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Features of a key.
+    fn extra(self) -> usize {
+        if self.biased { FLOW_DIM } else { 0 }
+    }
+
+    /// Rows and columns of a head's keys and of its values: keys are columns with their features below, values are rows.
+    fn parts(self) -> [[usize; 2]; 2] {
+        [[self.head_dim + self.extra(), self.tokens], [self.tokens, self.head_dim]]
+    }
+
+    /// Packed rows that each of them takes.
+    fn counts(self) -> [usize; 2] {
+        self.parts().map(|[k, n]| Packed::count(k, n))
+    }
+
+    fn bytes(self) -> usize {
+        self.heads * self.counts().iter().sum::<usize>() * size_of::<Row>()
+    }
 }
 
-/// Packed keys and values of every head, in memory that is used again; none only while it is given back.
-#[derive(Clone)]
-struct Heads(Option<Arc<Vec<[Packed; 2]>>>);
+/// Keys and values of every head, packed, one head after the other.
+#[derive(Default)]
+pub(super) struct Heads {
+    rows: Pages<Row>,
+    layout: Layout,
+}
 
-thread_local!(static SPARE: RefCell<Vec<Arc<Vec<[Packed; 2]>>>> = const { RefCell::new(Vec::new()) });
+impl Heads {
+    /// Makes room for `[tokens, heads, head_dim]` with `features` `[tokens, FLOW_DIM]`, or none, for several threads to pack.
+    pub fn fill<'a>(&'a mut self, [tokens, heads, head_dim]: [usize; 3], features: &'a [f32]) -> Result<Filling<'a>> {
+        let layout = Layout { tokens, heads, head_dim, biased: !features.is_empty() };
+        if self.layout != layout {
+            *self = Self { rows: Pages::zeros(layout.bytes() / size_of::<Row>())?, layout };
+        }
+        let mut rest = &mut self.rows[..];
+        let mut part = |[k, n]: [usize; 2]| {
+            let (rows, others) = mem::take(&mut rest).split_at_mut(Packed::count(k, n));
+            rest = others;
+            SharedPacked::new(rows, k, n)
+        };
+        let heads = (0..heads).map(|_| layout.parts().map(&mut part)).collect();
+        Ok(Filling { heads, layout, features })
+    }
+
+    /// Keys and values of one head.
+    fn head(&self, head: usize) -> [Packed<&[Row]>; 2] {
+        let [keys, values] = self.layout.counts();
+        let (of_keys, rest) = self.rows[head * (keys + values)..].split_at(keys);
+        let [[depth, tokens], [_, width]] = self.layout.parts();
+        [Packed::new(of_keys, depth, tokens), Packed::new(&rest[..values], tokens, width)]
+    }
+}
+
+/// Heads in memory that is used again; none only while it is given back.
+#[derive(Clone)]
+struct Reused(Option<Arc<Heads>>);
+
+thread_local!(static SPARE: RefCell<Vec<Arc<Heads>>> = const { RefCell::new(Vec::new()) });
 
 /// Segments whose memory a thread keeps at most.
 const MOST: usize = 16;
 
-impl Heads {
+impl Reused {
     /// Those of a segment, which `fill` packs.
     fn filled(dims: [usize; 3], features: &[f32], fill: impl FnOnce(&Filling) -> Result<()>) -> Result<Self> {
         let mut spare = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-        // Nobody else holds it, or it would not be spare.
-        fill(&Filling::new(Arc::make_mut(&mut spare), dims, features))?;
+        let heads = Arc::get_mut(&mut spare).expect("nobody else holds what is spare");
+        fill(&heads.fill(dims, features)?)?;
         Ok(Self(Some(spare)))
     }
+}
 
-    fn heads(&self) -> &[[Packed; 2]] {
-        self.0.as_deref().map_or(&[], Vec::as_slice)
+impl Deref for Reused {
+    type Target = Heads;
+
+    fn deref(&self) -> &Heads {
+        self.0.as_deref().expect("held until it is given back")
     }
 }
 
-/// Keys and values of every head while several threads pack them, each those of its own tokens.
-pub(super) struct Filling<'a> {
-    heads: SmallVec<[[SharedPacked<'a>; 2]; 8]>,
-    head_dim: usize,
-    /// `[tokens, FLOW_DIM]`, or none.
-    features: &'a [f32],
-}
-
-impl<'a> Filling<'a> {
-    /// Makes room for `[tokens, heads, head_dim]`: keys as columns, with their `features` below unless these are empty, and values as
-    /// rows.
-    pub fn new(packed: &'a mut Vec<[Packed; 2]>, [tokens, heads, head_dim]: [usize; 3], features: &'a [f32]) -> Self {
-        let depth = head_dim + if features.is_empty() { 0 } else { FLOW_DIM };
-        packed.resize_with(heads, Default::default);
-        let shared =
-            |[keys, values]: &'a mut [Packed; 2]| [keys.shared(depth, tokens), values.shared(tokens, head_dim)];
-        Self { heads: packed.iter_mut().map(shared).collect(), head_dim, features }
-    }
-
-    /// Packs the keys and values of neighbouring tokens, of which `of` tells the vectors of a head.
-    ///
-    /// # Safety
-    /// Nobody else may pack any of them at the same time.
-    pub unsafe fn pack<'b>(&self, tokens: Range<usize>, of: impl Fn(usize, usize) -> [&'b [f32]; 2]) {
-        let extra = if self.features.is_empty() { 0 } else { FLOW_DIM };
-        for (head, [keys, values]) in self.heads.iter().enumerate() {
-            for token in tokens.clone() {
-                let [key, value] = of(token, head);
-                let features = &self.features[token * extra..][..extra];
-                // SAFETY: promised by the caller.
-                unsafe {
-                    keys.set_column(token, key[..self.head_dim].iter().chain(features).copied());
-                    values.set_row(token, value);
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Heads {
+impl Drop for Reused {
     fn drop(&mut self) {
         let Some(mut heads) = self.0.take() else { return };
         if Arc::get_mut(&mut heads).is_some() {
@@ -112,6 +143,35 @@ impl Drop for Heads {
                     spare.push(heads);
                 }
             });
+        }
+    }
+}
+
+/// Keys and values of every head while several threads pack them, each those of its own tokens.
+pub(super) struct Filling<'a> {
+    heads: SmallVec<[[SharedPacked<'a>; 2]; 8]>,
+    layout: Layout,
+    /// `[tokens, FLOW_DIM]`, or none.
+    features: &'a [f32],
+}
+
+impl Filling<'_> {
+    /// Packs the keys and values of neighbouring tokens, of which `of` tells the vectors of a head.
+    ///
+    /// # Safety
+    /// Nobody else may pack any of them at the same time.
+    pub unsafe fn pack<'b>(&self, tokens: Range<usize>, of: impl Fn(usize, usize) -> [&'b [f32]; 2]) {
+        let extra = self.layout.extra();
+        for (head, [keys, values]) in self.heads.iter().enumerate() {
+            for token in tokens.clone() {
+                let [key, value] = of(token, head);
+                let features = &self.features[token * extra..][..extra];
+                // SAFETY: promised by the caller.
+                unsafe {
+                    keys.set_column(token, key[..self.layout.head_dim].iter().chain(features).copied());
+                    values.set_row(token, value);
+                }
+            }
         }
     }
 }
@@ -145,9 +205,8 @@ impl KeyValues {
             });
         }
         let features = features.map(Values::to_tensor).transpose()?;
-        let biased = features.is_some();
-        let held = Held::Given([keys.to_tensor()?, values.to_tensor()?], features);
-        Ok(Self { held, tokens, heads, head_dim, biased })
+        let layout = Layout { tokens, heads, head_dim, biased: features.is_some() };
+        Ok(Self { held: Held::Given([keys.to_tensor()?, values.to_tensor()?], features), layout })
     }
 
     /// `[tokens, heads, head_dim]` on the CPU, which `fill` packs; no `features` for a segment without a bias.
@@ -156,39 +215,31 @@ impl KeyValues {
         features: &[f32],
         fill: impl FnOnce(&Filling) -> Result<()>,
     ) -> Result<Self> {
-        let [tokens, heads, head_dim] = dims;
-        let held = Held::Packed(Heads::filled(dims, features, fill)?);
-        Ok(Self { held, tokens, heads, head_dim, biased: !features.is_empty() })
+        let packed = Reused::filled(dims, features, fill)?;
+        Ok(Self { layout: packed.layout, held: Held::Packed(packed) })
     }
 
     /// Keys and values of every head, on the CPU.
-    pub(super) fn heads(&self) -> Option<&[[Packed; 2]]> {
+    pub(super) fn heads(&self) -> Option<&Heads> {
         match &self.held {
-            Held::Packed(heads) => Some(heads.heads()),
+            Held::Packed(heads) => Some(heads),
             Held::Given(..) => None,
         }
     }
 
     /// Bytes of a segment on the CPU with features.
     pub fn bytes(tokens: usize, heads: usize, head_dim: usize) -> usize {
-        let keys = (head_dim + FLOW_DIM) * tokens.next_multiple_of(NR);
-        size_of::<f32>() * heads * (keys + tokens * head_dim.next_multiple_of(NR))
+        Layout { tokens, heads, head_dim, biased: true }.bytes()
     }
 
     /// The shape of keys and of values, as they were given.
     pub fn dims(&self) -> [usize; 2] {
-        [self.tokens, self.width()]
+        [self.layout.tokens, self.layout.width()]
     }
 
     /// Where it lies, which clones share, and the bytes that it takes there; none of what it was given on a device.
     pub(crate) fn packed_at(&self) -> Option<(usize, usize)> {
-        match &self.held {
-            Held::Packed(heads) => {
-                let bytes = heads.heads().iter().flatten().map(Packed::bytes).sum();
-                Some((heads.heads().as_ptr() as usize, bytes))
-            }
-            Held::Given(..) => None,
-        }
+        self.heads().map(|heads| (heads.rows.as_ptr() as usize, heads.layout.bytes()))
     }
 
     /// Keys and values as they were given.
@@ -196,13 +247,14 @@ impl KeyValues {
     /// # Errors
     /// An error when there is no memory for them.
     pub fn given(&self) -> Result<[Tensor; 2]> {
-        let heads = match &self.held {
+        let packed = match &self.held {
             Held::Given(given, _) => return Ok(given.clone()),
-            Held::Packed(heads) => heads.heads(),
+            Held::Packed(packed) => packed,
         };
-        let (tokens, head_dim, width) = (self.tokens, self.head_dim, self.width());
+        let (Layout { tokens, heads, head_dim, .. }, width) = (self.layout, self.layout.width());
         let [mut keys, mut values] = [(); 2].map(|()| vec![0.0; tokens * width]);
-        for (head, [packed_keys, packed_values]) in heads.iter().enumerate() {
+        for head in 0..heads {
+            let [packed_keys, packed_values] = packed.head(head);
             packed_keys.each(|row, first, column| {
                 if row < head_dim {
                     let keys = keys[first * width + head * head_dim + row..].iter_mut().step_by(width);
@@ -221,22 +273,19 @@ impl KeyValues {
     fn features(&self) -> Result<Option<Tensor>> {
         match &self.held {
             Held::Given(_, features) => Ok(features.clone()),
-            Held::Packed(_) if !self.biased => Ok(None),
+            Held::Packed(_) if !self.layout.biased => Ok(None),
             Held::Packed(heads) => {
-                let mut features = vec![0.0; self.tokens * FLOW_DIM];
-                heads.heads()[0][0].each(|row, first, column| {
-                    if let Some(feature) = row.checked_sub(self.head_dim) {
+                let Layout { tokens, head_dim, .. } = self.layout;
+                let mut features = vec![0.0; tokens * FLOW_DIM];
+                heads.head(0)[0].each(|row, first, column| {
+                    if let Some(feature) = row.checked_sub(head_dim) {
                         let features = features[first * FLOW_DIM + feature..].iter_mut().step_by(FLOW_DIM);
                         features.zip(column).for_each(|(feature, value)| *feature = *value);
                     }
                 });
-                Tensor::from_vec(features, (self.tokens, FLOW_DIM), &Device::Cpu).map(Some)
+                Tensor::from_vec(features, (tokens, FLOW_DIM), &Device::Cpu).map(Some)
             }
         }
-    }
-
-    fn width(&self) -> usize {
-        self.heads * self.head_dim
     }
 }
 
@@ -252,7 +301,7 @@ pub struct Past<'a> {
 impl Past<'_> {
     /// Whether it fits queries `[queries, width]` of so many heads.
     pub(super) fn check(&self, dims: &[usize], heads: usize) -> Result<()> {
-        let (keys, features) = (self.keys, self.features.dims());
+        let (keys, features) = (self.keys.layout, self.features.dims());
         let &[queries, width] = dims else { bail!("queries {dims:?} are no rows") };
         if keys.heads != heads || keys.width() != width || !keys.biased || features != [heads, queries, FLOW_DIM] {
             bail!("a past segment does not fit {queries} queries of {heads} heads: {features:?}");
@@ -263,9 +312,7 @@ impl Past<'_> {
     /// The segment for [`attend`].
     pub(super) fn segment(&self) -> Result<Segment<'_>> {
         match &self.keys.held {
-            Held::Packed(heads) if self.features.device().is_cpu() => {
-                Ok(Segment { packed: heads.heads(), features: &self.features })
-            }
+            Held::Packed(heads) if self.features.device().is_cpu() => Ok(Segment { heads, features: &self.features }),
             _ => bail!("segments lie on different devices"),
         }
     }
@@ -273,7 +320,7 @@ impl Past<'_> {
 
 /// A [`Past`] on the CPU.
 pub(super) struct Segment<'a> {
-    packed: &'a [[Packed; 2]],
+    heads: &'a Heads,
     /// `[heads, queries, FLOW_DIM]`.
     features: &'a [f32],
 }
@@ -285,70 +332,53 @@ pub(super) type Segments<'a> = SmallVec<[Segment<'a>; 8]>;
 /// `past` ones.
 pub fn attention<T: Values>(q: &T, own: &KeyValues, past: &[Past]) -> Result<T> {
     let dims = q.dims();
-    if dims.len() != 2 || own.width() != dims[1] {
-        bail!("queries {dims:?} do not fit keys of {}", own.width());
+    if dims.len() != 2 || own.layout.width() != dims[1] {
+        bail!("queries {dims:?} do not fit keys of {}", own.layout.width());
     }
-    past.iter().try_for_each(|past| past.check(dims, own.heads))?;
-    let (Held::Packed(packed), Some(numbers)) = (&own.held, q.here()?) else {
+    past.iter().try_for_each(|past| past.check(dims, own.layout.heads))?;
+    let (Some(heads), Some(numbers)) = (own.heads(), q.here()?) else {
         return T::of_tensor(stock(&q.to_tensor()?, own, past)?);
     };
     let segments = past.iter().map(Past::segment).collect::<Result<Segments>>()?;
-    T::make(dims, |out| attend(&numbers, own.width(), own.head_dim, packed.heads(), &segments, out))
+    T::make(dims, |out| attend(&numbers, dims[1], heads, &segments, out))
 }
 
 /// [`attention`] on the CPU. `q` holds a query every `stride` values.
-pub(super) fn attend(
-    q: &[f32],
-    stride: usize,
-    head_dim: usize,
-    own: &[[Packed; 2]],
-    past: &[Segment],
-    out: &mut [f32],
-) {
-    let blocks = Parts::new(out.len() / (own.len() * head_dim), QUERIES);
+pub(super) fn attend(q: &[f32], stride: usize, own: &Heads, past: &[Segment], out: &mut [f32]) {
+    let heads = own.layout.heads;
+    let blocks = Parts::new(out.len() / own.layout.width(), QUERIES);
     let out = SharedOut::new(out);
-    for_each(own.len() * blocks.len(), |task| {
-        let (first, count) = blocks.at(task / own.len());
-        attend_block(q, stride, task % own.len(), head_dim, first..first + count, own, past, out);
+    for_each(heads * blocks.len(), |task| {
+        let (first, count) = blocks.at(task / heads);
+        attend_block(q, stride, task % heads, first..first + count, own, past, out);
     });
 }
 
 /// [`attend`] for some of the queries, on this thread; `out` is that of all.
-pub(super) fn attend_rows(
-    q: &[f32],
-    stride: usize,
-    head_dim: usize,
-    rows: Range<usize>,
-    own: &[[Packed; 2]],
-    past: &[Segment],
-    out: SharedOut,
-) {
+pub(super) fn attend_rows(q: &[f32], stride: usize, rows: Range<usize>, own: &Heads, past: &[Segment], out: SharedOut) {
     for (first, count) in split(rows.len(), QUERIES) {
-        for head in 0..own.len() {
+        for head in 0..own.layout.heads {
             let first = rows.start + first;
-            attend_block(q, stride, head, head_dim, first..first + count, own, past, out);
+            attend_block(q, stride, head, first..first + count, own, past, out);
         }
     }
 }
 
 /// One head's attention of some queries.
-#[expect(clippy::too_many_arguments, reason = "the coordinates of one task")]
 fn attend_block(
     q: &[f32],
     stride: usize,
     head: usize,
-    head_dim: usize,
     block: Range<usize>,
-    own: &[[Packed; 2]],
+    own: &Heads,
     past: &[Segment],
     out: SharedOut,
 ) {
-    let (count, width) = (block.len(), own.len() * head_dim);
+    let (count, head_dim, width) = (block.len(), own.layout.head_dim, own.layout.width());
     let queries = out.len() / width;
     let depth = head_dim + FLOW_DIM;
-    let segments =
-        || std::iter::once((&own[head], None)).chain(past.iter().map(|s| (&s.packed[head], Some(s.features))));
-    let total: usize = segments().map(|(packed, _)| packed[0].n).sum();
+    let segments = || std::iter::once((own, None)).chain(past.iter().map(|past| (past.heads, Some(past.features))));
+    let total: usize = segments().map(|(heads, _)| heads.layout.tokens).sum();
     with_scratch(count * (depth + total), |scratch| {
         let (rows, scores) = scratch.split_at_mut(count * depth);
         let scale = 1.0 / (head_dim as f32).sqrt();
@@ -359,7 +389,8 @@ fn attend_block(
         }
         let mut tile = Tile::default();
         let mut offset = 0;
-        for ([keys, _], features) in segments() {
+        for (heads, features) in segments() {
+            let [keys, _] = heads.head(head);
             if let Some(features) = features {
                 for (row, query) in rows.chunks_exact_mut(depth).zip(block.clone()) {
                     row[head_dim..].copy_from_slice(&features[(head * queries + query) * FLOW_DIM..][..FLOW_DIM]);
@@ -386,7 +417,8 @@ fn attend_block(
             let columns = NR.min(head_dim - panel * NR);
             for (start, height) in tiles(count) {
                 let mut offset = 0;
-                for ([_, values], _) in segments() {
+                for (heads, _) in segments() {
+                    let [_, values] = heads.head(head);
                     let weights = &scores[start * total + offset..];
                     multiply(height, weights, total, values.panel(panel), &mut tile, offset > 0);
                     offset += values.k;
@@ -415,7 +447,7 @@ simd! {
 
 /// The same of q `[queries, width]` with stock candle.
 pub(super) fn stock(q: &Tensor, own: &KeyValues, past: &[Past]) -> Result<Tensor> {
-    let ((queries, width), heads) = (q.dims2()?, own.heads);
+    let ((queries, width), heads) = (q.dims2()?, own.layout.heads);
     let head_dim = width / heads;
     let by_head = |x: &Tensor| x.reshape((x.dim(0)?, heads, head_dim))?.transpose(0, 1)?.contiguous();
     let q = (by_head(q)? / (head_dim as f64).sqrt())?;
@@ -484,6 +516,17 @@ mod tests {
             assert_eq!(segment.given().unwrap().each_ref().map(rows), [rows(&keys), rows(&values)]);
             assert_eq!(rows(&segment.features().unwrap().unwrap()), rows(&features));
         }
+    }
+
+    #[test]
+    fn a_segment_lies_where_one_of_its_shape_was_dropped() {
+        let first = segment(37, 3, 4, true);
+        let (at, clone) = (first.packed_at(), first.clone());
+        drop(first);
+        let second = segment(37, 3, 4, true);
+        assert_ne!(second.packed_at(), at, "a clone still holds it");
+        drop(clone);
+        assert_eq!(segment(37, 3, 4, true).packed_at(), at);
     }
 
     #[test]

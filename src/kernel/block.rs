@@ -6,8 +6,7 @@ use std::ops::Range;
 use candle_core::{Result, Tensor, bail};
 
 use super::array::Array;
-use super::attention::{self, Filling, KeyValues, Past, Segments, attend_rows};
-use super::gemm::Packed;
+use super::attention::{self, Filling, Heads, KeyValues, Past, Segments, attend_rows};
 use super::linear::{Activation, Epilogue, Linear};
 use super::norm::{norm_all, stock_modulate};
 use super::op::{SharedOut, View};
@@ -38,8 +37,7 @@ pub struct Block {
 struct Scratch {
     normed: Vec<f32>,
     qkv: Vec<f32>,
-    /// Keys and values of every head.
-    own: Vec<[Packed; 2]>,
+    own: Heads,
     seen: Vec<f32>,
     between: Vec<f32>,
     hidden: Vec<f32>,
@@ -91,7 +89,7 @@ impl Block {
             let own = match kept.as_ref().and_then(KeyValues::heads) {
                 Some(own) => own,
                 None => {
-                    self.prepare(x, modulation, rope, normed, qkv, &Filling::new(own, self.dims(x), &[]))?;
+                    self.prepare(x, modulation, rope, normed, qkv, &own.fill(self.dims(x), &[])?)?;
                     own
                 }
             };
@@ -102,7 +100,7 @@ impl Block {
             let [seen, between, normed, hidden] = [seen, between, normed, hidden].map(|buffer| SharedOut::new(buffer));
             let after = |rows: Range<usize>, out: &mut [f32]| {
                 let of = |width: usize| rows.start * width..rows.end * width;
-                attend_rows(qkv, 3 * width, self.head_dim(), rows.clone(), own, &segments, seen);
+                attend_rows(qkv, 3 * width, rows.clone(), own, &segments, seen);
                 // SAFETY: each group of rows belongs to one task.
                 let [seen, between, normed, hidden] = unsafe {
                     [seen.slice(of(width)), between.slice(of(width)), normed.slice(of(width)), hidden.slice(of(inner))]

@@ -6,7 +6,10 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::slice;
+
+use bytemuck::{Pod, Zeroable};
 
 use super::isa::Isa;
 use super::op::SharedOut;
@@ -25,17 +28,16 @@ const KC: usize = 1024;
 const ROWS: usize = 96;
 
 /// One row of a panel: 32 neighbouring columns of B.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct Row(pub [f32; NR]);
 
 /// Sums under way: `tile[i].0[j]` belongs to row i and column j.
 pub type Tile = [Row; MR];
 
-/// B of `k` rows and `n` columns in panels; columns beyond `n` are zero.
-#[derive(Clone, Default)]
-pub struct Packed {
-    rows: Vec<Row>,
+/// B of `k` rows and `n` columns in panels, wherever its rows lie; columns beyond `n` are zero.
+pub struct Packed<R = Vec<Row>> {
+    rows: R,
     pub k: usize,
     pub n: usize,
 }
@@ -43,21 +45,24 @@ pub struct Packed {
 impl Packed {
     /// Packs `n` columns, each given by the iterator over its `k` values.
     pub fn from_columns<I: Iterator<Item = f32>>(k: usize, n: usize, column: impl Fn(usize) -> I) -> Self {
-        let mut packed = Self::default();
-        let shared = packed.shared(k, n);
+        let mut rows = vec![Row::default(); Self::count(k, n)];
+        let shared = SharedPacked::new(&mut rows, k, n);
         // SAFETY: nobody else has it.
         (0..n).for_each(|index| unsafe { shared.set_column(index, column(index)) });
-        packed
+        Self { rows, k, n }
     }
 
-    /// `k` rows and `n` columns in place of what is there, for several threads to pack.
-    pub fn shared(&mut self, k: usize, n: usize) -> SharedPacked<'_> {
-        if (self.k, self.n) != (k, n) {
-            self.rows.clear();
-            self.rows.resize(n.div_ceil(NR) * k, Row::default());
-            (self.k, self.n) = (k, n);
-        }
-        SharedPacked { start: self.rows.as_mut_ptr().cast(), k, n, lifetime: PhantomData }
+    /// Rows that the panels take.
+    pub fn count(k: usize, n: usize) -> usize {
+        n.div_ceil(NR) * k
+    }
+}
+
+impl<R: Deref<Target = [Row]>> Packed<R> {
+    /// What lies packed in these rows, [`Packed::count`] of them.
+    pub fn new(rows: R, k: usize, n: usize) -> Self {
+        assert_eq!(rows.len(), Packed::count(k, n));
+        Self { rows, k, n }
     }
 
     /// The panel that holds columns `NR * index..`.
@@ -67,11 +72,6 @@ impl Packed {
 
     pub fn panels(&self) -> usize {
         self.n.div_ceil(NR)
-    }
-
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        size_of_val(&self.rows[..])
     }
 
     /// Hands over a part of every row after the other: its number, its first column and its values.
@@ -90,13 +90,19 @@ pub struct SharedPacked<'a> {
     start: *mut f32,
     k: usize,
     n: usize,
-    lifetime: PhantomData<&'a mut Packed>,
+    lifetime: PhantomData<&'a mut [Row]>,
 }
 
-// SAFETY: the pointer comes from a `&mut Packed` held for 'a, and its users are obliged to keep to disjoint parts.
+// SAFETY: the pointer comes from a `&mut [Row]` held for 'a, and its users are obliged to keep to disjoint parts.
 unsafe impl Sync for SharedPacked<'_> {}
 
-impl SharedPacked<'_> {
+impl<'a> SharedPacked<'a> {
+    /// Over [`Packed::count`] rows, whose columns beyond `n` are zero.
+    pub fn new(rows: &'a mut [Row], k: usize, n: usize) -> Self {
+        assert_eq!(rows.len(), Packed::count(k, n));
+        Self { start: rows.as_mut_ptr().cast(), k, n, lifetime: PhantomData }
+    }
+
     /// # Safety
     /// Nobody else may write this column, or a row, at the same time.
     pub unsafe fn set_column(&self, index: usize, values: impl Iterator<Item = f32>) {
@@ -467,10 +473,11 @@ mod tests {
     /// How far products of `m` by `k` and `k` by `n` numbers are off, in every instruction set.
     fn worst_error(m: usize, n: usize, k: usize, seed: u32) -> f64 {
         let (a, b) = (numbers(m * k, seed), numbers(k * n, seed ^ 1));
-        let mut packed = Packed::default();
-        let shared = packed.shared(k, n);
+        let mut rows = vec![Row::default(); Packed::count(k, n)];
+        let shared = SharedPacked::new(&mut rows, k, n);
         // SAFETY: nobody else has it.
         b.chunks_exact(n).enumerate().for_each(|(i, row)| unsafe { shared.set_row(i, row) });
+        let packed = Packed::new(rows, k, n);
         let exact =
             |i: usize, j: usize| -> f64 { (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j])).sum() };
         let exact: Vec<_> = (0..m).flat_map(|i| (0..n).map(move |j| (i, j))).map(|(i, j)| exact(i, j)).collect();

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use candle_core::{DType, Tensor, TensorId};
+use candle_core::{DType, Device, Tensor, TensorId};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use smallvec::SmallVec;
 
 use super::action::{CAMERA_DIM, Camera};
-use crate::kernel::KeyValues;
+use crate::kernel::{Array, KeyValues, Pages};
 use crate::{Error, Result};
 
 /// Everything of a [`Rollout`](super::Rollout) that decides its future, by name. It shares with the world what neither
@@ -14,7 +18,31 @@ use crate::{Error, Result};
 #[derive(Clone, Default)]
 pub struct RolloutState {
     tensors: BTreeMap<String, Tensor>,
+    pictures: BTreeMap<String, Halves>,
     segments: BTreeMap<String, KeyValues>,
+}
+
+/// Numbers in half precision, which states share.
+#[derive(Clone)]
+pub(crate) struct Halves {
+    numbers: Arc<Pages<f16>>,
+    dims: SmallVec<[usize; 4]>,
+}
+
+impl Halves {
+    /// Those of an array on the CPU, rounded.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when there is not enough memory.
+    pub fn new(array: &Array) -> Result<Self> {
+        let mut halves = Pages::zeros(array.len())?;
+        halves.convert_from_f32_slice(array);
+        Ok(Self { numbers: halves.into(), dims: array.dims().into() })
+    }
+
+    fn tensor(&self) -> Result<Tensor> {
+        Ok(Tensor::from_slice(&self.numbers, &self.dims[..], &Device::Cpu)?)
+    }
 }
 
 /// A part of states that several may share.
@@ -36,14 +64,19 @@ impl RolloutState {
         self.tensors.insert(name.into(), tensor);
     }
 
+    /// Adds a picture.
+    pub(crate) fn insert_picture(&mut self, name: impl Into<String>, picture: &Halves) {
+        self.pictures.insert(name.into(), picture.clone());
+    }
+
     /// Adds what a layer remembers of a chunk or a frame.
     pub fn insert_segment(&mut self, name: impl Into<String>, segment: &KeyValues) {
         self.segments.insert(name.into(), segment.clone());
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether there is a tensor or a picture of this name.
     pub fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.pictures.contains_key(name)
     }
 
     /// Whether there is a segment of this name.
@@ -51,13 +84,14 @@ impl RolloutState {
         self.segments.contains_key(name) || self.contains(&format!("{name}.keys"))
     }
 
-    /// A tensor.
+    /// A tensor, or a picture as one.
     ///
     /// # Errors
     /// [`Error::Input`] when it is missing or has another shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        match self.tensors.get(name) {
-            Some(tensor) if tensor.dims() == shape => Ok(tensor.contiguous()?),
+        match (self.tensors.get(name), self.pictures.get(name)) {
+            (Some(tensor), _) if tensor.dims() == shape => Ok(tensor.contiguous()?),
+            (None, Some(picture)) if picture.dims[..] == *shape => picture.tensor(),
             _ => Err(unfit(name)),
         }
     }
@@ -98,6 +132,9 @@ impl RolloutState {
 
     /// Hands over all its parts with their bytes.
     pub(crate) fn parts(&self, mut take: impl FnMut(Part, usize)) {
+        for Halves { numbers, .. } in self.pictures.values() {
+            take(Part::At(numbers.as_ptr() as usize), size_of_val(&numbers[..]));
+        }
         let mut tensor = |tensor: &Tensor| {
             take(Part::Tensor(tensor.id()), tensor.elem_count() * tensor.dtype().size_in_bytes());
         };
@@ -113,6 +150,9 @@ impl RolloutState {
     /// [`Error::Tensor`] when there is not enough memory.
     pub fn to_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = self.tensors.clone();
+        for (name, picture) in &self.pictures {
+            tensors.insert(name.clone(), picture.tensor()?);
+        }
         for (name, segment) in &self.segments {
             let [keys, values] = segment.given()?;
             tensors.insert(format!("{name}.keys"), keys);
@@ -123,13 +163,13 @@ impl RolloutState {
 
     /// A state of these tensors.
     pub fn from_tensors(tensors: BTreeMap<String, Tensor>) -> Self {
-        Self { tensors, segments: BTreeMap::new() }
+        Self { tensors, ..Self::default() }
     }
 }
 
 impl fmt::Debug for RolloutState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.tensors.keys()).entries(self.segments.keys()).finish()
+        f.debug_set().entries(self.tensors.keys()).entries(self.pictures.keys()).entries(self.segments.keys()).finish()
     }
 }
 

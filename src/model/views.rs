@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use candle_core::{DType, Device, Tensor};
 use smallvec::SmallVec;
 
-use super::RolloutState;
 use super::action::Camera;
 use super::reproject::{Carry, Splat, above, ground_at, look_up, splat};
-use super::warp::{Cells, Lens, Picture, RGB, half, halves};
+use super::state::{Halves, RolloutState};
+use super::warp::{Cells, Lens, Picture, RGB, half};
 use crate::Result;
 use crate::kernel::{Array, for_each_chunk};
 
@@ -65,7 +65,7 @@ struct Seen {
     worn: u32,
     /// Both in half precision as they are saved, made when they first are: cells `[height, width, 3 * side * side]` in −1..1 and
     /// nearness.
-    saved: OnceLock<[Tensor; 2]>,
+    saved: OnceLock<[Halves; 2]>,
 }
 
 impl Seen {
@@ -89,16 +89,13 @@ impl Seen {
 
     fn save(&self, name: &str, state: &mut RolloutState) -> Result<()> {
         if self.saved.get().is_none() {
-            let (height, width) = self.nearness.dims2()?;
-            let shape = (height, width, RGB * self.picture.side * self.picture.side);
-            let cells = Tensor::from_vec(self.picture.cells(), shape, &Device::Cpu)?;
-            let near = Tensor::from_vec(halves(&self.nearness), (height, width), &Device::Cpu)?;
+            let (cells, near) = (Halves::new(&self.picture.cells()?)?, Halves::new(&self.nearness)?);
             self.saved.get_or_init(|| [cells, near]);
         }
         let [cells, nearness, camera, worn] = Self::names(name);
         if let Some(saved) = self.saved.get() {
-            state.insert(cells, saved[0].clone());
-            state.insert(nearness, saved[1].clone());
+            state.insert_picture(cells, &saved[0]);
+            state.insert_picture(nearness, &saved[1]);
         }
         state.insert(camera, Tensor::new(&self.camera.to_array(), &Device::Cpu)?);
         state.insert(worn, Tensor::new(self.worn, &Device::Cpu)?);

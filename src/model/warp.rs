@@ -4,7 +4,6 @@
 
 use candle_core::Device;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use smallvec::SmallVec;
 
 use super::patch::FOCAL;
@@ -85,21 +84,22 @@ impl Picture {
         Ok(Self { pixels, height, width, side: cells.side })
     }
 
-    /// The inverse of [`Picture::new`] for one picture: its cells `[height, width, RGB * side * side]` in half precision.
-    pub fn cells(&self) -> Vec<f16> {
+    /// The inverse of [`Picture::new`] for one picture: its cells `[height, width, RGB * side * side]`.
+    pub fn cells(&self) -> Result<Array> {
         let side = self.side;
         let (columns, pixels) = (self.width + 2 * BORDER, self.pixels.as_chunks::<4>().0);
-        let mut cells = vec![0.0; RGB * self.height * self.width];
-        for (cell, numbers) in cells.chunks_exact_mut(RGB * side * side).enumerate() {
-            let (left, top) = (cell % (self.width / side) * side, cell / (self.width / side) * side);
-            for (colour, numbers) in numbers.chunks_exact_mut(side * side).enumerate() {
-                for (y, line) in numbers.chunks_exact_mut(side).enumerate() {
-                    let pixels = &pixels[(top + y + BORDER) * columns + left + BORDER..];
-                    line.iter_mut().zip(pixels).for_each(|(number, pixel)| *number = pixel[colour]);
+        let dims = [self.height / side, self.width / side, RGB * side * side];
+        Ok(Array::new(&dims, &Device::Cpu, |cells| {
+            for (cell, numbers) in cells.chunks_exact_mut(dims[2]).enumerate() {
+                let (left, top) = (cell % dims[1] * side, cell / dims[1] * side);
+                for (colour, numbers) in numbers.chunks_exact_mut(side * side).enumerate() {
+                    for (y, line) in numbers.chunks_exact_mut(side).enumerate() {
+                        let pixels = &pixels[(top + y + BORDER) * columns + left + BORDER..];
+                        line.iter_mut().zip(pixels).for_each(|(number, pixel)| *number = pixel[colour]);
+                    }
                 }
             }
-        }
-        halves(&cells)
+        })?)
     }
 
     /// The colours at a point in pixels, bicubic (Keys 1981, with a slope of −0.75 as in PyTorch); the edges go on outside.
@@ -121,13 +121,6 @@ impl Picture {
         }
         [sum[0], sum[1], sum[2]]
     }
-}
-
-/// Numbers in half precision, as they are saved.
-pub(super) fn halves(values: &[f32]) -> Vec<f16> {
-    let mut out = vec![f16::ZERO; values.len()];
-    out.convert_from_f32_slice(values);
-    out
 }
 
 /// A number in half precision.

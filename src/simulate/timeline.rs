@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::session::{Chunk, Session, Snapshot};
+use crate::kernel::Pages;
 use crate::model::{Interrupt, Part, Settings};
 use crate::{Controls, Error, Frame, Result};
 
@@ -49,8 +50,8 @@ struct Moment {
     controls: Arc<[Controls]>,
     prompt: Arc<str>,
     settings: Settings,
-    /// Its last frame.
-    frame: Arc<Frame>,
+    /// What its last frame shows.
+    frame: Arc<Pages<u8>>,
 }
 
 /// The chunks that lead to a world, from the oldest known on, and the world at their end.
@@ -95,7 +96,7 @@ impl Held {
     }
 
     fn add_moment(&mut self, moment: &Moment) {
-        self.add(frame_part(&moment.frame), moment.frame.rgb.len());
+        self.add(frame_part(&moment.frame), moment.frame.len());
         moment.before.iter().for_each(|snapshot| self.add_snapshot(snapshot));
     }
 
@@ -105,7 +106,7 @@ impl Held {
     }
 }
 
-fn frame_part(frame: &Arc<Frame>) -> Part {
+fn frame_part(frame: &Arc<Pages<u8>>) -> Part {
     Part::At(Arc::as_ptr(frame) as usize)
 }
 
@@ -141,7 +142,11 @@ impl Timeline {
     /// Those of [`Session::step`].
     pub fn step(&mut self, controls: &[Controls]) -> Result<Chunk> {
         let before = Some(Arc::new(self.session.snapshot()?));
+        let mut frame = Pages::zeros(3 * self.session.size().pixels())?;
         let chunk = self.session.step(controls)?;
+        if let Some(last) = chunk.frames.last() {
+            frame.iter_mut().zip(&last.rgb).for_each(|(kept, last)| *kept = *last);
+        }
         let last = self.moments.back().map(|last| Arc::clone(&last.prompt));
         let prompt = last.filter(|last| **last == *self.session.prompt());
         let moment = Moment {
@@ -150,7 +155,7 @@ impl Timeline {
             controls: controls.into(),
             prompt: prompt.unwrap_or_else(|| self.session.prompt().into()),
             settings: self.session.settings(),
-            frame: chunk.frames.last().cloned().unwrap_or_else(|| Frame::black(self.session.size())).into(),
+            frame: frame.into(),
         };
         self.held.add_moment(&moment);
         self.moments.push_back(moment);
@@ -215,8 +220,8 @@ impl Timeline {
     }
 
     /// The last frame of one of [`Timeline::chunks`], to show it while one looks for a moment.
-    pub fn frame(&self, chunk: u64) -> Option<&Frame> {
-        self.at(chunk).map(|i| &*self.moments[i].frame)
+    pub fn frame(&self, chunk: u64) -> Option<Frame> {
+        self.at(chunk).map(|i| Frame { size: self.session.size(), rgb: self.moments[i].frame.to_vec() })
     }
 
     /// The prompt under which one of [`Timeline::chunks`] was made; of later ones the present prompt.

@@ -259,7 +259,7 @@ fn known_frames_are_those_that_were_made() {
     let made = walk(&mut timeline, 0..20);
     timeline.rewind(7).unwrap();
     assert_eq!(timeline.chunks(), 0..7);
-    assert!((0..7).all(|i| *timeline.frame(i).unwrap() == made[i as usize][1]));
+    assert!((0..7).all(|i| timeline.frame(i).unwrap() == made[i as usize][1]));
     assert!(timeline.frame(7).is_none());
     assert_eq!(timeline.branches().next(), Some(7..20));
     assert!(walk(&mut timeline, 7..20) == made[7..]);
