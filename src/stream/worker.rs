@@ -306,8 +306,8 @@ impl Dreaming {
 
     pub fn fail(&mut self, error: &Error) {
         self.end_film();
-        self.world = None;
         self.worker.tell(Event::Failed(error.to_string()));
+        self.world = None;
     }
 }
 

@@ -109,7 +109,7 @@ fn f8_records_until_it_is_pressed_again_or_the_model_fails() {
         }
         until(&mut app, |app| message(app).starts_with("recorded in"));
         assert!(!only::<DreamStatus>(&mut app).recording);
-        assert_eq!(matches!(only::<DreamStatus>(&mut app).phase, DreamPhase::Failed(_)), fault.is_some());
+        until(&mut app, |app| matches!(only::<DreamStatus>(app).phase, DreamPhase::Failed(_)) == fault.is_some());
         let film = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
         assert!(film.into_iter().any(|path| path.extension().is_some_and(|extension| extension == adjust::FORMAT)));
     }
