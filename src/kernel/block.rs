@@ -6,7 +6,8 @@ use std::ops::Range;
 use candle_core::{Result, Tensor, bail};
 
 use super::array::Array;
-use super::attention::{self, Filling, Heads, KeyValues, Past, Segments, attend_rows};
+use super::attention::{self, Past, Segments, attend_rows};
+use super::key_values::{Filling, Heads, KeyValues};
 use super::linear::{Activation, Epilogue, Linear};
 use super::norm::{norm_all, stock_modulate};
 use super::op::{SharedOut, View};
